@@ -1,4 +1,4 @@
-"""Create Paddock's automations on a Prefect server: notifications, onboarding on an event, and dead runs.
+"""Create Paddock's automations on a Prefect server: notifications, onboarding on an event, dead runs, and endless ones.
 
 An automation is found again by its name and updated where it differs. One that an operator disabled stays disabled.
 Notifications are sent through the blocks named `paddock-notify`: webhooks, mail, or any other notification block of
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect.client.schemas.objects import BlockDocument, StateType
-from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotification
+from prefect.events.actions import CancelFlowRun, ChangeFlowRunState, RunDeployment, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
@@ -25,8 +25,9 @@ NOTIFY_OF_MODELS = "paddock: notify of models"
 NOTIFY_OF_RUNS = "paddock: notify of runs"
 ONBOARD = "paddock: onboard an updated repository"
 DEAD_RUNS = "paddock: mark dead runs as crashed"
+ENDLESS_RUNS = "paddock: cancel endless runs"
 
-AUTOMATIONS = (NOTIFY_OF_MODELS, NOTIFY_OF_RUNS, ONBOARD, DEAD_RUNS)
+AUTOMATIONS = (NOTIFY_OF_MODELS, NOTIFY_OF_RUNS, ONBOARD, DEAD_RUNS, ENDLESS_RUNS)
 
 ONBOARD_DEPLOYMENT = "onboard-model/onboard"
 REPOSITORY_UPDATED = "huggingface.repository.updated"
@@ -36,6 +37,9 @@ TOLD_EVENTS = ("paddock.model.held-back", "paddock.model.rolled-back", "paddock.
 TOLD_FLOWS = ("refresh-catalog", "maintain-volume", "approve-promotion")
 TOLD_STATES = ("Failed", "TimedOut", "Crashed", "Suspended")
 """Of these flows only an approval is ever suspended: it waits for a person."""
+
+ENDED_STATES = ("Completed", "Failed", "TimedOut", "Crashed", "Cancelled")
+"""States in which a run has ended. Prefect refuses to cancel one that ended under another name, such as "Held back"."""
 
 MORTAL_FLOWS = (
     "onboard-model",
@@ -57,8 +61,13 @@ MORTAL_FLOWS = (
 SILENCE = timedelta(minutes=15)
 """A run without a heartbeat for so long is dead. Prefect sends one every 3 minutes."""
 
+TIME_LIMIT = timedelta(days=2)
+"""A run that is not done after so long hangs: a heartbeat says only that its process lives."""
 
-def create_automations(client: SyncPrefectClient, *, silence: timedelta = SILENCE) -> Iterator[str]:
+
+def create_automations(
+    client: SyncPrefectClient, *, silence: timedelta = SILENCE, time_limit: timedelta = TIME_LIMIT
+) -> Iterator[str]:
     """Create or update the automations, and yield a line about each. The flows must be deployed already."""
     blocks = notification_blocks(client)
     if blocks:
@@ -76,6 +85,7 @@ def create_automations(client: SyncPrefectClient, *, silence: timedelta = SILENC
     else:
         yield _apply(client, onboard_updated(deployment.id))
     yield _apply(client, mark_dead_runs(silence))
+    yield _apply(client, cancel_endless_runs(time_limit))
 
 
 def notification_blocks(client: SyncPrefectClient) -> list[BlockDocument]:
@@ -151,6 +161,26 @@ def mark_dead_runs(silence: timedelta) -> AutomationCore:
                 message=f"no heartbeat for {silence.total_seconds():.0f} s: the run's process or machine is gone",
             )
         ],
+    )
+
+
+def cancel_endless_runs(limit: timedelta) -> AutomationCore:
+    """A server's run has no limit. The worker of a run that is cancelled ends its process."""
+    hours = limit.total_seconds() / 3600
+    return AutomationCore(
+        name=ENDLESS_RUNS,
+        description=f"Cancel a run that is not done {hours:g} hours after it began.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.Running"},
+            expect={f"prefect.flow-run.{state}" for state in ENDED_STATES},
+            match=_match({"prefect.resource.id": "prefect.flow-run.*"}),
+            match_related=_flows([flow for flow in MORTAL_FLOWS if flow != "serve-model"]),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=limit,
+        ),
+        actions=[CancelFlowRun()],
     )
 
 

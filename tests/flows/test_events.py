@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,13 +26,14 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events.clients import PrefectEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.runtime import flow_run
-from prefect.states import Completed, Crashed, Running
+from prefect.states import Completed, Crashed, Pending, Running
 from prefect.utilities.callables import parameter_schema
 
 from flows.onboard import onboard_model
 from infra.automations import (
     AUTOMATIONS,
     DEAD_RUNS,
+    ENDLESS_RUNS,
     MORTAL_FLOWS,
     NOTIFY_BLOCK,
     NOTIFY_OF_MODELS,
@@ -148,6 +150,7 @@ def test_a_change_of_a_model_is_an_event_that_notifies_people(
         f"{NOTIFY_OF_RUNS}: created",
         f"{ONBOARD}: left out, since {ONBOARD_DEPLOYMENT} is not deployed",
         f"{DEAD_RUNS}: created",
+        f"{ENDLESS_RUNS}: created",
     ]
     change_model(pulled, other)
     wait_for(lambda: len(webhook) >= 2)
@@ -227,12 +230,12 @@ def test_a_bootstrap_again_changes_nothing_and_keeps_what_an_operator_disabled(
 ) -> None:
     left_out, *created = create_automations(client)
     assert "no notification block named paddock-notify" in left_out
-    assert created == [f"{ONBOARD}: created", f"{DEAD_RUNS}: created"]
+    assert created == [f"{ONBOARD}: created", f"{DEAD_RUNS}: created", f"{ENDLESS_RUNS}: created"]
     before = client.read_automations()
     client.pause_automation(before[0].id)
     assert list(create_automations(client))[1:] == [
         f"{automation.name}: exists{', disabled' * (automation.id == before[0].id)}"
-        for automation in sorted(before, key=lambda automation: automation.name, reverse=True)
+        for automation in sorted(before, key=lambda automation: AUTOMATIONS.index(automation.name))
     ]
     list(create_automations(client, silence=timedelta(seconds=700)))
     after = {automation.id: automation for automation in client.read_automations()}
@@ -315,3 +318,28 @@ def beat(server: PrefectServer, run: FlowRun, name: str) -> None:
         ],
     }
     httpx.post(f"{server.url}/events", json=[event], trust_env=False).raise_for_status()
+
+
+@pytest.mark.torture  # a minute of waiting
+def test_a_run_that_takes_too_long_is_cancelled_and_no_other_is(
+    no_automations: None, client: SyncPrefectClient
+) -> None:
+    limit = timedelta(seconds=12)
+    list(create_automations(client, time_limit=limit))
+
+    @flow(name="acquire-model")
+    def limited() -> None: ...
+
+    @flow(name="serve-model")
+    def serving() -> None: ...
+
+    flows = (limited, limited, limited, serving)
+    endless, ended, held_back, server = (client.create_flow_run(one, state=Pending()) for one in flows)
+    for run in (endless, ended, held_back, server):
+        client.set_flow_run_state(run.id, Running())
+    client.set_flow_run_state(ended.id, Completed())
+    client.set_flow_run_state(held_back.id, Completed(name="Held back"))
+    wait_for(lambda: client.read_flow_run(endless.id).state_type is StateType.CANCELLED, limit_s=90, every_s=1)
+    time.sleep(20)  # the others' time has passed as well
+    others = {run.id: client.read_flow_run(run.id).state_name for run in (ended, held_back, server)}
+    assert others == {ended.id: "Completed", held_back.id: "Held back", server.id: "Running"}

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 
 from infra.bootstrap import GPU_POOL, POOLS
 from infra.local import supervisor
+from infra.local.demo import MODEL
 from infra.local.quantize import FILE_TYPES, NAME
 from infra.local.s3 import S3Server
 from infra.local.service import ServiceError
@@ -91,7 +92,10 @@ def test_the_stack_starts_once_runs_deployments_and_stops_completely(state: Path
     output = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout
     assert output.split() == ["unset", stack.environment["HF_ENDPOINT"]]
 
-    _check_healing(state, ["the Data Docs"] if deployment != ONBOARD else list(stack.services))
+    if deployment == ONBOARD:
+        _check_waiting_run(api, lambda: _check_healing(state, list(stack.services)))
+    else:
+        _check_healing(state, ["the Data Docs"])
 
     line = _printed_command(first.stdout)
     assert line.count(ONBOARD) == 1
@@ -118,8 +122,7 @@ def test_the_stack_restarts_after_a_kill_with_what_it_had_and_reports_a_failed_r
     api = stack.environment["PREFECT_API_URL"]
     httpx.post(f"{api}/flows/", json={"name": "of-the-first-run"}, trust_env=False)
     deployments = _deployments(api)
-    limited = {"concurrency_limit": 2}  # an operator's own
-    httpx.patch(f"{api}/work_pools/{GPU_POOL}", json=limited, trust_env=False).raise_for_status()
+    _patch(f"{api}/work_pools/{GPU_POOL}", {"concurrency_limit": 2})  # an operator's own
 
     tree = tree_of(stack.pid)
     assert len(tree) > 10
@@ -154,6 +157,28 @@ def _check_stop(state: Path, pid: int) -> None:
     assert command(state, "down").stdout == "Nothing is running\n"
 
 
+def _check_waiting_run(api: str, harm: Callable[[], None]) -> None:
+    """An onboarding that waits for its worker while all parts are harmed is done afterwards."""
+    deployment = httpx.get(f"{api}/deployments/name/{ONBOARD}", trust_env=False).raise_for_status().json()
+    _patch(f"{api}/work_pools/paddock-io", {"is_paused": True})
+    run = _ask(f"{api}/deployments/{deployment['id']}/create_flow_run", {"parameters": {"model": MODEL}})
+    harm()
+    _patch(f"{api}/work_pools/paddock-io", {"is_paused": False})
+    states = list[str]()
+
+    def has_ended() -> bool:
+        found = httpx.get(f"{api}/flow_runs/{run['id']}", trust_env=False).raise_for_status().json()
+        states.append(found["state_type"])
+        return states[-1] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+    wait_for(has_ended, limit_s=300, every_s=1)
+    assert states[-1] == "COMPLETED"
+
+
+def _patch(url: str, body: dict[str, Any]) -> None:
+    httpx.patch(url, json=body, trust_env=False).raise_for_status()
+
+
 def _check_healing(state: Path, names: list[str]) -> None:
     """Each part that is killed is back at the same address within half a minute."""
     for name in names:
@@ -175,8 +200,7 @@ def _check_healing(state: Path, names: list[str]) -> None:
 
 def _check_onboarding(api: str) -> None:
     """The run of the command that `up` prints, its artifacts, and the Data Docs that they link."""
-    (onboarding,) = _runs(api, "onboard paddock-demo")
-    assert onboarding["state_type"] == "COMPLETED"
+    assert {run["state_type"] for run in _runs(api, "onboard paddock-demo")} == {"COMPLETED"}
     artifacts = _artifacts(api)
     judged = {"findings", "chat", "expectations", "memory"}
     assert artifacts.keys() == {"preflight", "files", "download", *judged, "copy", "benchmark", "promotion", "dossier"}
@@ -226,10 +250,14 @@ def _runs(api: str, name: str) -> list[dict[str, Any]]:
 
 
 def _deployments(api: str) -> list[dict[str, Any]]:
-    """What Prefect stores of each deployment, without the fields that a worker's poll or an update changes."""
+    """What Prefect stores of each deployment and of its schedules, without the fields that a worker's poll or an update
+    changes."""
     found: list[dict[str, Any]] = _ask(f"{api}/deployments/filter", {})
-    volatile = {"updated", "last_polled", "status"}
-    return [{name: value for name, value in row.items() if name not in volatile} for row in found]
+    return [{**_lasting(row), "schedules": [_lasting(schedule) for schedule in row["schedules"]]} for row in found]
+
+
+def _lasting(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in {"updated", "last_polled", "status"}}
 
 
 def _ask(url: str, body: dict[str, Any]) -> Any:
