@@ -25,7 +25,7 @@ def run_local(flow: Flow[..., Any], **parameters: Any) -> tuple[str, Any]:
     Raises the exception of a failed flow, BadSetting for a parameter that the flow does not accept, and
     OrchestratorUnavailable.
     """
-    server = _without_credentials(PREFECT_API_URL.value() or "")
+    server = server_address()
     ui = PREFECT_UI_URL.value()
     # Prefect logs the URL of the run, with the password in it.
     settings = {PREFECT_UI_URL: _without_credentials(ui)} if ui and "@" in ui else {}
@@ -45,6 +45,11 @@ def run_local(flow: Flow[..., Any], **parameters: Any) -> tuple[str, Any]:
     if isinstance(result, BaseException):
         raise result
     return str(state.name), result
+
+
+def server_address() -> str:
+    """The scheme, host and port of the configured Prefect server."""
+    return _without_credentials(PREFECT_API_URL.value() or "")
 
 
 def _require_server(server: str) -> None:

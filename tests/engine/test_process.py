@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -85,29 +84,19 @@ def test_an_engine_that_takes_too_long_is_ended(model: Path) -> None:
     assert engine_processes() == []
 
 
-def test_an_interrupt_in_the_parent_ends_the_engine(model: Path) -> None:
-    def interrupt() -> None:
-        wait_for_engine()
-        os.kill(os.getpid(), signal.SIGINT)
-
-    interrupter = threading.Thread(target=interrupt)
-    interrupter.start()
-    with process.open_shards(model) as descriptors, pytest.raises(KeyboardInterrupt):
-        process.run("benchmark", _long_job(descriptors), timeout_s=60, descriptors=descriptors)
-    interrupter.join()
-    assert engine_processes() == []
-
-
-def test_a_parent_that_is_killed_leaves_no_engine(model: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_parent_that_is_interrupted_or_killed_leaves_no_engine(model: Path, number: signal.Signals) -> None:
     code = (
         "import sys; from pathlib import Path; from paddock.engine.parameters import Parameters;"
         "from paddock.measure.benchmark import benchmark;"
         "benchmark(Path(sys.argv[1]), parameters=Parameters(n_ctx=512, n_threads=1), n_prompt=500, n_gen=500)"
     )
     root = Path(process.__file__).parents[2]
-    with subprocess.Popen([sys.executable, "-c", code, str(model)], cwd=root) as parent:
+    command = [sys.executable, "-c", code, str(model)]
+    with subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL) as parent:
         child = wait_for_engine(parent.pid)
-        parent.kill()
+        parent.send_signal(number)
+    assert parent.returncode == -number
     _, alive = psutil.wait_procs([child], timeout=10)
     assert alive == []
 

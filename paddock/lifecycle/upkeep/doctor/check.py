@@ -16,7 +16,7 @@ from paddock.errors import PaddockError
 from paddock.lifecycle.clients import Clients
 
 LIMIT_S: Final = 10.0
-_PROPER_NAMES: Final = {"s3": "S3", "hub": "Hub"}
+_PROPER_NAMES: Final = {"s3": "S3", "hub": "Hub", "prefect": "Prefect"}
 
 
 @dataclass(frozen=True, slots=True)

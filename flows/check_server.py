@@ -1,0 +1,141 @@
+"""Check the Prefect server for `paddock doctor`: pools, limits, queues, workers, deployments and runs that wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any, Final
+
+import httpx
+import prefect
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
+from prefect.client.schemas.objects import WorkPool
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectNotFound
+
+from flows.run_local import server_address
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.upkeep.doctor import CheckResult
+
+GPU_POOL: Final = "paddock-gpu"
+POOLS: Final = ("paddock-io", GPU_POOL, "paddock-serve")
+DEPLOYMENTS: Final[Mapping[str, str]] = {
+    "onboard-model/onboard": "flows.onboard.onboard_model",
+    "acquire-model/acquire": "flows.acquire.acquire_model",
+    "validate-model/validate": "flows.validate.validate_model",
+    "cache-model/cache": "flows.cache.cache_model",
+    "restore-model/restore": "flows.restore.restore_model",
+    "benchmark-model/benchmark-gpu": "flows.benchmark.benchmark_model",
+    "compare-model/compare-gpu": "flows.compare.compare_model",
+    "serve-model/serve-gpu": "flows.serve.serve_model",
+    "promote-model/promote": "flows.promote.promote_model",
+    "rollback-model/rollback": "flows.promote.rollback_model",
+    "approve-promotion/approve": "flows.approve.approve_promotion",
+    "maintain-volume/weekly": "flows.maintain.maintain_volume",
+    "refresh-catalog/nightly": "flows.refresh.refresh_catalog",
+}
+"""The deployments of prefect.yaml, and their entrypoints."""
+_BOOTSTRAP: Final = "`python -m infra.bootstrap` in a checkout of this version"
+
+
+def check_prefect(clients: Clients) -> Sequence[CheckResult]:  # noqa: ARG001 - the signature of a check
+    """The configured Prefect server answers, and has the pools, limits, workers and deployments of this version."""
+    server = server_address()
+    try:
+        with get_client(sync_client=True) as client:
+            problem = client.api_healthcheck()
+            if problem is not None:
+                raise problem
+            return [_version(client, server), *_pools(client), *_deployments(client), *_late_runs(client)]
+    except httpx.HTTPStatusError as error:
+        return [_refused(server, f"status {error.response.status_code}")]
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, ValueError) as error:
+        return [_refused(server, type(error).__name__)]
+
+
+def _refused(server: str, reason: str) -> CheckResult:
+    cure = "start it, correct PREFECT_API_URL and the credentials, or unset it to work without Prefect"
+    return CheckResult("Prefect", False, f"{server} does not answer correctly: {reason}", cure)
+
+
+def _version(client: SyncPrefectClient, server: str) -> CheckResult:
+    theirs, ours = client.api_version(), prefect.__version__
+    if theirs.split(".")[:2] == ours.split(".")[:2]:
+        return CheckResult("Prefect", True, f"{server} answers, version {theirs}")
+    message = f"{server} has version {theirs}, and here is {ours}"
+    return CheckResult("Prefect", False, message, "install the same minor version on both", needed=False)
+
+
+def _pools(client: SyncPrefectClient) -> Iterator[CheckResult]:
+    for name in POOLS:
+        try:
+            pool = client.read_work_pool(name)
+        except ObjectNotFound:
+            yield CheckResult(f"Prefect: {name}", False, "there is no such work pool", f"{_BOOTSTRAP} makes it")
+        else:
+            yield _pool(client, pool)
+
+
+def _pool(client: SyncPrefectClient, pool: WorkPool) -> CheckResult:
+    name = f"Prefect: {pool.name}"
+    queues = client.read_work_queues(work_pool_name=pool.name)
+    paused = [queue.name for queue in queues if queue.is_paused]
+    workers = client.read_workers_for_work_pool(pool.name)
+    online = sum(worker.status == "ONLINE" for worker in workers)
+    if pool.is_paused:
+        return CheckResult(name, False, "it is paused, and its runs wait", f"`prefect work-pool resume {pool.name}`")
+    if paused:
+        cure = f"`prefect work-queue resume {paused[0]} --pool {pool.name}`"
+        return CheckResult(name, False, f"its queue {paused[0]} is paused, and runs wait there", cure)
+    if pool.name == GPU_POOL and pool.concurrency_limit is None:
+        message = "it has no limit: two runs would share a GPU, and each would measure the other"
+        return CheckResult(name, False, message, f"`prefect work-pool set-concurrency-limit {GPU_POOL} 1`")
+    if pool.concurrency_limit == 0:
+        cure = f"`prefect work-pool clear-concurrency-limit {pool.name}`, or set one above 0"
+        return CheckResult(name, False, "its limit is 0, and no run of it ever starts", cure)
+    if not online:
+        cure = f"`prefect worker start --pool {pool.name} --type process` where its runs belong"
+        return CheckResult(name, False, "no worker is online, and its runs wait", cure, needed=pool.name == POOLS[0])
+    limit = "" if pool.concurrency_limit is None else f", {pool.concurrency_limit} at once"
+    return CheckResult(name, True, f"{online} worker{'s' * (online != 1)} online{limit}")
+
+
+def _deployments(client: SyncPrefectClient) -> Iterator[CheckResult]:
+    missing, stale, off = list[str](), list[str](), list[str]()
+    for name, entrypoint in DEPLOYMENTS.items():
+        try:
+            found = client.read_deployment_by_name(name)
+        except ObjectNotFound:
+            missing.append(name)
+            continue
+        if _is_stale(found, entrypoint):
+            stale.append(name)
+        if found.paused or (found.schedules and not any(schedule.active for schedule in found.schedules)):
+            off.append(name)
+    for names, what in ((missing, "not deployed"), (stale, "of another version of Paddock, or of a checkout")):
+        if names:
+            yield CheckResult("Prefect: deployments", False, f"{what}: {', '.join(names)}", _BOOTSTRAP)
+    if not missing and not stale:
+        yield CheckResult("Prefect: deployments", True, f"{len(DEPLOYMENTS)}, of this version")
+    if off:
+        cure = "switch them on in the UI, under Deployments"
+        yield CheckResult("Prefect: schedules", False, f"switched off: {', '.join(off)}", cure, needed=False)
+
+
+def _is_stale(deployment: DeploymentResponse, entrypoint: str) -> bool:
+    """Whether a deployment takes other parameters than the flow that is installed here, or is of a directory."""
+    module, _, function = entrypoint.rpartition(".")
+    flow: Flow[..., Any] = getattr(import_module(module), function)
+    here, there = flow.parameters.model_dump_for_openapi(), deployment.parameter_openapi_schema or {}
+    takes_others = any(here.get(part) != there.get(part) for part in ("properties", "required"))
+    return takes_others or deployment.entrypoint != entrypoint or bool(deployment.pull_steps)
+
+
+def _late_runs(client: SyncPrefectClient) -> Iterator[CheckResult]:
+    state = FlowRunFilterState(name=FlowRunFilterStateName(any_=["Late"]))
+    late = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=state), limit=200)
+    if late:
+        message = f"{len(late)} wait past their time, such as {late[0].name}"
+        yield CheckResult("Prefect: runs", False, message, "see the pools and their workers above", needed=False)
