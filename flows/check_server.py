@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -14,11 +19,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, Fl
 from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import get_current_settings
 
 from flows.run_local import server_address
+from paddock.errors import OrchestratorUnavailable
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.upkeep.doctor import CheckResult
 
+_ROOT: Final = Path(__file__).resolve().parents[1]
 GPU_POOL: Final = "paddock-gpu"
 POOLS: Final = ("paddock-io", GPU_POOL, "paddock-serve")
 DEPLOYMENTS: Final[Mapping[str, str]] = {
@@ -55,6 +63,20 @@ def check_prefect(clients: Clients) -> Sequence[CheckResult]:  # noqa: ARG001 - 
         return [_refused(server, type(error).__name__)]
 
 
+def _fix() -> Callable[[], None] | None:
+    """The bootstrap, where this is a checkout: it changes nothing that an operator set."""
+    return _bootstrap if find_spec("infra") else None
+
+
+def _bootstrap() -> None:
+    command = [sys.executable, "-m", "infra.bootstrap"]
+    server = get_current_settings().to_environment_variables(exclude_unset=True, include_secrets=True)
+    done = subprocess.run(command, cwd=_ROOT, env={**os.environ, **server}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr or done.stdout).strip().rpartition("\n")[2]
+        raise OrchestratorUnavailable(f"the bootstrap failed: {last}", cure=f"run {_BOOTSTRAP}")
+
+
 def _refused(server: str, reason: str) -> CheckResult:
     cure = "start it, correct PREFECT_API_URL and the credentials, or unset it to work without Prefect"
     return CheckResult("Prefect", False, f"{server} does not answer correctly: {reason}", cure)
@@ -73,7 +95,8 @@ def _pools(client: SyncPrefectClient) -> Iterator[CheckResult]:
         try:
             pool = client.read_work_pool(name)
         except ObjectNotFound:
-            yield CheckResult(f"Prefect: {name}", False, "there is no such work pool", f"{_BOOTSTRAP} makes it")
+            message, cure = "there is no such work pool", f"{_BOOTSTRAP} makes it"
+            yield CheckResult(f"Prefect: {name}", False, message, cure, fix=_fix())
         else:
             yield _pool(client, pool)
 
@@ -91,7 +114,8 @@ def _pool(client: SyncPrefectClient, pool: WorkPool) -> CheckResult:
         return CheckResult(name, False, f"its queue {paused[0]} is paused, and runs wait there", cure)
     if pool.name == GPU_POOL and pool.concurrency_limit is None:
         message = "it has no limit: two runs would share a GPU, and each would measure the other"
-        return CheckResult(name, False, message, f"`prefect work-pool set-concurrency-limit {GPU_POOL} 1`")
+        cure = f"`prefect work-pool set-concurrency-limit {GPU_POOL} 1`"
+        return CheckResult(name, False, message, cure, fix=_fix())
     if pool.concurrency_limit == 0:
         cure = f"`prefect work-pool clear-concurrency-limit {pool.name}`, or set one above 0"
         return CheckResult(name, False, "its limit is 0, and no run of it ever starts", cure)
@@ -116,7 +140,8 @@ def _deployments(client: SyncPrefectClient) -> Iterator[CheckResult]:
             off.append(name)
     for names, what in ((missing, "not deployed"), (stale, "of another version of Paddock, or of a checkout")):
         if names:
-            yield CheckResult("Prefect: deployments", False, f"{what}: {', '.join(names)}", _BOOTSTRAP)
+            message = f"{what}: {', '.join(names)}"
+            yield CheckResult("Prefect: deployments", False, message, _BOOTSTRAP, fix=_fix())
     if not missing and not stale:
         yield CheckResult("Prefect: deployments", True, f"{len(DEPLOYMENTS)}, of this version")
     if off:

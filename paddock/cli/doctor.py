@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
+
+import typer
 
 from paddock.cli.options import Json, make_clients
 from paddock.cli.output import print_result
 
 
-def doctor(as_json: Json = False) -> int:
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Do what is safe about what is found, then check again.")] = False,
+    as_json: Json = False,
+) -> int:
     """Check the volume, S3, the Hub, the engine, the catalog, and the Prefect server if one is configured."""
     from flows.prefect_settings import check_prefect_settings, server_is_configured
     from paddock.cli.render_upkeep import render_diagnosis
@@ -20,8 +26,12 @@ def doctor(as_json: Json = False) -> int:
         from flows.check_server import check_prefect  # imports Prefect
 
         checks = (*CHECKS, check_prefect)
-    diagnosis = run_checks(make_clients(), checks)
-    print_result(as_json, diagnosis.to_json(), lambda: render_diagnosis(diagnosis))
+    clients = make_clients()
+    diagnosis, fixed = run_checks(clients, checks), tuple[str, ...]()
+    if fix and (fixed := diagnosis.fix()):
+        diagnosis = run_checks(clients, checks)
+    found = {**diagnosis.to_json(), "fixed": fixed}
+    print_result(as_json, found, lambda: render_diagnosis(diagnosis, fixed))
     return 0 if diagnosis.ok else 1
 
 

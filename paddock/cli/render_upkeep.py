@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from paddock.cli.render import print_line, print_table
@@ -67,8 +68,10 @@ def render_orphans(orphans: Orphans, *, dry_run: bool) -> None:
         print_line(problem)
 
 
-def render_diagnosis(diagnosis: Diagnosis) -> None:
-    """A row for each check, then what to do about those that are not ok."""
+def render_diagnosis(diagnosis: Diagnosis, fixed: Sequence[str] = ()) -> None:
+    """What was fixed, a row for each check, then what to do about those that are not ok."""
+    for line in fixed:
+        print_line(line)
     rows = [(check.state, check.name, check.message) for check in diagnosis.checks]
     print_table(("", "check", "found"), rows, styles=[_COLOURS[check.state] for check in diagnosis.checks])
     for check in diagnosis.checks:

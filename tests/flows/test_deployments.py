@@ -263,7 +263,9 @@ def test_the_doctor_names_what_is_wrong_on_the_server_and_its_cure_works(
     assert not found.ok
     assert broken.message in found.message
 
-    if "`" in found.cure:
+    if found.fix is not None and name.endswith("that is gone"):
+        found.fix()
+    elif "`" in found.cure:
         program, *arguments = shlex.split(found.cure.split("`")[1])
         command = [sys.executable, "-m", *(arguments[1:] if program == "python" else [program, *arguments])]
         environment = {**inherited(), **prefect_server.environment}

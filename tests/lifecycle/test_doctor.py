@@ -14,7 +14,7 @@ import pytest
 from paddock.engine.facts import EngineBuild
 from paddock.errors import StoreUnavailable
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.upkeep.doctor import CHECKS, CheckResult, run_checks
+from paddock.lifecycle.upkeep.doctor import CHECKS, CheckResult, Diagnosis, run_checks
 from paddock.lifecycle.upkeep.doctor.engine import check_engine, check_llama_server, gpu_result
 from paddock.lifecycle.upkeep.doctor.process import (
     check_catalog_file,
@@ -90,6 +90,44 @@ def test_the_cure_of_a_missing_volume_makes_it(here: Clients) -> None:
     assert (result.state, result.cure.partition(" (")[0]) == ("failed", "make it")
     os.system(result.cure.split("`")[1])
     assert set(states(check_volume(here)).values()) == {"ok"}
+
+
+def test_what_is_safe_is_fixed_once_and_checked_again(
+    here: Clients, monkeypatch: pytest.MonkeyPatch, paddock: Paddock
+) -> None:
+    monkeypatch.setenv("PADDOCK_VOLUME", str(here.volume.root))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert not here.volume.root.exists()
+    assert paddock("doctor", "--json").json["fixed"] == []
+    assert not here.volume.root.exists()
+    fixed = paddock("doctor", "--fix", "--json").json
+    assert fixed["fixed"] == [f"volume: fixed: there is no {here.volume.root}"]
+    assert {check["name"]: check["ok"] for check in fixed["checks"]}["volume"]
+    assert ": fixed: " not in paddock("doctor", "--fix").stdout
+
+
+def test_a_fix_that_fails_is_told_and_no_other_is_kept_from_its_work() -> None:
+    def fail() -> None:
+        raise PermissionError(13, "Permission denied", "/models")
+
+    done: list[str] = []
+
+    def work() -> None:
+        done.append("work")
+
+    checks = (
+        CheckResult("a", False, "broken", "cure", fix=fail),
+        CheckResult("b", False, "broken", "cure", fix=work),
+        CheckResult("c", False, "broken", "cure", fix=work),
+        CheckResult("d", False, "broken", "cure"),
+        CheckResult("e", True, "sound", fix=fail),
+    )
+    assert Diagnosis(checks).fix() == (
+        "a: not fixed: [Errno 13] Permission denied: '/models'",
+        "b: fixed: broken",
+    )
+    assert done == ["work"]
 
 
 def test_a_file_in_the_place_of_the_volume_is_no_volume(here: Clients, tmp_path: Path) -> None:

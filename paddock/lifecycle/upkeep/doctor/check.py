@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from paddock.errors import PaddockError
@@ -22,13 +22,15 @@ _PROPER_NAMES: Final = {"s3": "S3", "hub": "Hub", "prefect": "Prefect"}
 @dataclass(frozen=True, slots=True)
 class CheckResult:
     """One thing that was checked. `needed`: Paddock cannot do its work without it; a failure of anything else is a
-    warning. `cure` is empty where it is ok."""
+    warning. `cure` is empty where it is ok. `fix` carries the cure out, where that is safe whatever the reason; it
+    raises PaddockError or OSError."""
 
     name: str
     ok: bool
     message: str
     cure: str = ""
     needed: bool = True
+    fix: Callable[[], None] | None = field(default=None, compare=False)
 
     @property
     def state(self) -> str:
@@ -59,6 +61,22 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         return {"ok": self.ok, "checks": [check.to_json() for check in self.checks]}
+
+    def fix(self) -> tuple[str, ...]:
+        """Carry out each fix once, and return a line about each. Raises nothing."""
+        lines: list[str] = []
+        done: set[Callable[[], None]] = set()
+        for check in self.checks:
+            if check.ok or check.fix is None or check.fix in done:
+                continue
+            done.add(check.fix)
+            try:
+                check.fix()
+            except (PaddockError, OSError) as error:
+                lines.append(f"{check.name}: not fixed: {error}")
+            else:
+                lines.append(f"{check.name}: fixed: {check.message}")
+        return tuple(lines)
 
 
 def failure(name: str, error: PaddockError, *, needed: bool = True) -> CheckResult:

@@ -51,7 +51,9 @@ def check_volume(clients: Clients) -> Sequence[CheckResult]:
 def _missing(root: Path, error: OSError) -> CheckResult:
     if isinstance(error, FileNotFoundError):
         cure = f"make it (`mkdir -p {root}`), or set PADDOCK_VOLUME to another directory"
-        return CheckResult("volume", False, f"there is no {root}", cure)
+        return CheckResult(
+            "volume", False, f"there is no {root}", cure, fix=lambda: root.mkdir(parents=True, exist_ok=True)
+        )
     return failure("volume", disk_error(error, root))
 
 
