@@ -207,7 +207,11 @@ def _apply(client: SyncPrefectClient, wanted: AutomationCore) -> str:
     disabled = "" if existing.enabled else ", disabled"
     if _definition(existing) == _definition(wanted):  # an update would forget the runs that it watches
         return f"{wanted.name}: exists{disabled}"
-    client.update_automation(existing.id, wanted.model_copy(update={"enabled": existing.enabled}))
+    # The client leaves out the fields that were not given, and the server refuses an update without them.
+    whole = AutomationCore.model_validate(
+        {**wanted.model_dump(exclude={"owner_resource"}), "enabled": existing.enabled}
+    )
+    client.update_automation(existing.id, whole)
     return f"{wanted.name}: updated{disabled}"
 
 

@@ -1,22 +1,27 @@
 """Create Paddock's work pools on a Prefect server, deploy its flows there, and create its automations.
 
 `python -m infra.bootstrap [--gpus N]` uses the server of PREFECT_API_URL, or of the active profile. It can be run again
-at any time: an existing pool keeps its settings, and deployments are updated to prefect.yaml. A concurrency limit that
-an operator set on the GPU pool stays, unless `--gpus` gives another one.
+at any time, and says what it changed: an existing pool keeps its settings, and deployments are updated to prefect.yaml.
+A concurrency limit that an operator set on the GPU pool stays, unless `--gpus` gives another one, and so does whatever
+an operator paused or switched off.
 
-`POOLS` defines the pools; prefect.yaml defines the deployments, and `infra.automations` the automations.
+`POOLS` defines the pools and `NIGHT_QUEUE` a queue of each; prefect.yaml defines the deployments, and
+`infra.automations` the automations.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+
+from infra.deployments import DeployFailed, deploy_all
+from tasks.queues import NIGHT_QUEUE
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -24,6 +29,10 @@ if TYPE_CHECKING:
 GPU_POOL = "paddock-gpu"
 POOLS: Mapping[str, int | None] = {"paddock-io": None, GPU_POOL: 1, "paddock-serve": None}
 """Work pools, with the concurrency limit of a new pool; None: no limit."""
+
+NIGHT_PRIORITY = 10
+"""Priority of the queue of scheduled runs. Those that a person starts are in the pool's default queue, whose priority
+is 1: a worker takes them first."""
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -56,20 +65,34 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     from infra.automations import create_automations
 
+    is_changed = False
     try:
         with get_client(sync_client=True) as client:
-            for line in create_pools(client, gpus=options.gpus):
+            for line in chain(
+                create_pools(client, gpus=options.gpus),
+                create_queues(client),
+                deploy_all(client, _CHECKOUT),
+                create_automations(client),
+            ):
                 print(line, flush=True)
-            status = deploy(_CHECKOUT)
-            for line in create_automations(client) if status == 0 else ():
-                print(line, flush=True)
+                is_changed |= is_change(line)
+    except DeployFailed as error:
+        print(error, file=sys.stderr)
+        return 1
     except httpx.HTTPError as error:
         problem = (
             f"HTTP status {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else str(error)
         )
         print(f"Prefect server: {problem}. Start it, or correct PREFECT_API_URL and its credentials", file=sys.stderr)
         return 1
-    return status
+    if not is_changed:
+        print("Nothing was changed")
+    return 0
+
+
+def is_change(line: str) -> bool:
+    """Whether a line about a pool, queue, deployment or automation tells of a change."""
+    return ": created" in line or ": updated" in line or "(before: " in line
 
 
 def create_pools(client: SyncPrefectClient, *, gpus: int | None = None) -> Iterator[str]:
@@ -101,14 +124,24 @@ def create_pools(client: SyncPrefectClient, *, gpus: int | None = None) -> Itera
             yield f"{name}: created, {_limit_text(limit)}"
 
 
-def deploy(project: Path) -> int:
-    """Deploy everything in the project's prefect.yaml, and return the exit status of `prefect deploy`.
+def create_queues(client: SyncPrefectClient) -> Iterator[str]:
+    """Create the queue of scheduled runs in each pool that has none, and yield a line about each. Existing ones keep
+    their priority."""
+    from prefect.exceptions import ObjectNotFound
 
-    Running `python -m prefect` puts the project before the installed packages on the import path, so that its own flows
-    are read.
-    """
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    return subprocess.run(command, cwd=project, check=False).returncode
+    for pool in POOLS:
+        try:
+            queue = client.read_work_queue_by_name(NIGHT_QUEUE, work_pool_name=pool)
+        except ObjectNotFound:
+            client.create_work_queue(
+                NIGHT_QUEUE,
+                work_pool_name=pool,
+                priority=NIGHT_PRIORITY,
+                description="Scheduled runs, which wait for those that a person started.",
+            )
+            yield f"{pool}: queue {NIGHT_QUEUE}: created, priority {NIGHT_PRIORITY}"
+        else:
+            yield f"{pool}: queue {NIGHT_QUEUE}: exists, priority {queue.priority}"
 
 
 def _limit_text(limit: int | None) -> str:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -17,24 +15,21 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from zipfile import ZipFile
 
 import httpx
 import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
-from flows.check_server import DEPLOYMENTS, check_prefect
-from infra.bootstrap import POOLS
+from infra.bootstrap import POOLS, is_change
 from infra.local.environment import inherited
 from infra.local.hub import HubService
 from infra.local.ports import free_ports
@@ -44,7 +39,6 @@ from infra.local.state import CHECKOUT
 from infra.local.workers import delete_workers, start_worker
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.upkeep.doctor import CheckResult
 from paddock.model.reference import Reference
 from paddock.settings import Settings
 from tests.flows.test_onboard import roomy
@@ -184,105 +178,36 @@ def test_a_deployment_stores_its_pool_and_a_module_and_no_directory(
         assert name not in stored
 
 
-@dataclass(frozen=True)
-class Broken:
-    """Something that is wrong on a Prefect server: the request that does it, and the check that finds it."""
-
-    method: str
-    path: str
-    body: dict[str, Any]
-    check: str
-    message: str
-
-
-BROKEN = {
-    "a paused pool": Broken("PATCH", "/work_pools/paddock-io", {"is_paused": True}, "paddock-io", "it is paused"),
-    "a pool that lets nothing start": Broken(
-        "PATCH", "/work_pools/paddock-serve", {"concurrency_limit": 0}, "paddock-serve", "its limit is 0"
-    ),
-    "a GPU pool without a limit": Broken(
-        "PATCH", "/work_pools/paddock-gpu", {"concurrency_limit": None}, "paddock-gpu", "it has no limit"
-    ),
-    "a paused queue": Broken(
-        "PATCH", "/work_pools/paddock-gpu/queues/default", {"is_paused": True}, "paddock-gpu", "its queue default is"
-    ),
-    "a pool that is gone": Broken("DELETE", "/work_pools/paddock-gpu", {}, "paddock-gpu", "there is no such work pool"),
-    "a deployment of a directory": Broken(
-        "PATCH",
-        "/deployments/{restore-model/restore}",
-        {"pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": "/home"}}]},
-        "deployments",
-        "restore-model/restore",
-    ),
-    "a deployment of another version": Broken(
-        "PATCH", "/deployments/{cache-model/cache}", {"entrypoint": "flows.cache.old"}, "deployments", "cache-model"
-    ),
-    "a deployment that is gone": Broken(
-        "DELETE", "/deployments/{cache-model/cache}", {}, "deployments", "not deployed: cache-model/cache"
-    ),
-    "a night that is switched off": Broken(
-        "PATCH", "/deployments/{refresh-catalog/nightly}", {"paused": True}, "schedules", "refresh-catalog/nightly"
-    ),
-}
-
-
-def states_of_checks(clients: Clients) -> dict[str, CheckResult]:
-    return {check.name.removeprefix("Prefect: "): check for check in check_prefect(clients)}
-
-
-def test_the_doctor_knows_all_deployments() -> None:
-    deployments = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
-    assert {one["entrypoint"] for one in deployments} == set(DEPLOYMENTS.values())
-    assert set(DEPLOYMENTS) == set(POOL_OF)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "a paused pool" else pytest.mark.torture) for name in BROKEN]
-)
-def test_the_doctor_names_what_is_wrong_on_the_server_and_its_cure_works(
-    clients: Clients, deployed: None, prefect_server: PrefectServer, name: str
+@pytest.mark.torture
+def test_a_bootstrap_again_changes_nothing_and_says_so(
+    deployed: None, prefect_server: PrefectServer, client: SyncPrefectClient
 ) -> None:
-    broken = BROKEN[name]
-    sound = states_of_checks(clients)
-    assert sound["Prefect"].ok
-    assert sound["deployments"].message == f"{len(DEPLOYMENTS)}, of this version"
-    assert {pool: sound[pool].state for pool in POOLS} == {
-        "paddock-io": "failed",
-        "paddock-gpu": "warning",
-        "paddock-serve": "warning",
-    }
-    assert {sound[pool].message for pool in POOLS} == {"no worker is online, and its runs wait"}
-
-    def address(match: re.Match[str]) -> str:
-        found = httpx.get(f"{prefect_server.url}/deployments/name/{match[1]}", trust_env=False)
-        return str(found.raise_for_status().json()["id"])
-
-    url = prefect_server.url + re.sub(r"\{(.*)\}", address, broken.path)
-    httpx.request(broken.method, url, json=broken.body, trust_env=False).raise_for_status()
-    found = states_of_checks(clients)[broken.check]
-    assert not found.ok
-    assert broken.message in found.message
-
-    if found.fix is not None and name.endswith("that is gone"):
-        found.fix()
-    elif "`" in found.cure:
-        program, *arguments = shlex.split(found.cure.split("`")[1])
-        command = [sys.executable, "-m", *(arguments[1:] if program == "python" else [program, *arguments])]
+    def bootstrap() -> list[str]:
         environment = {**inherited(), **prefect_server.environment}
-        subprocess.run(command, cwd=CHECKOUT, env=environment, check=True, capture_output=True)
-    else:  # by hand, in the UI
-        httpx.patch(url, json={"paused": False}, trust_env=False).raise_for_status()
-    assert {one: check.message for one, check in states_of_checks(clients).items()} == {
-        one: check.message for one, check in sound.items()
-    }
+        command = [sys.executable, "-m", "infra.bootstrap"]
+        done = subprocess.run(command, cwd=CHECKOUT, env=environment, check=True, capture_output=True, text=True)
+        return done.stdout.splitlines()
+
+    lines = bootstrap()
+    assert lines[-1] == "Nothing was changed"
+    assert set(POOL_OF) == {line.partition(": ")[0] for line in lines} & set(POOL_OF)
+
+    nightly = client.read_deployment_by_name("refresh-catalog/nightly")
+    (schedule,) = nightly.schedules
+    client.update_deployment_schedule(nightly.id, schedule.id, active=False)
+    client.update_deployment(nightly.id, DeploymentUpdate(description="another one"))
+    lines = bootstrap()
+    assert "refresh-catalog/nightly: updated" in lines
+    assert sum(is_change(line) for line in lines) == 1
+    nightly = client.read_deployment_by_name("refresh-catalog/nightly")
+    assert [schedule.active for schedule in nightly.schedules] == [False]
+    client.update_deployment_schedule(nightly.id, schedule.id, active=True)
 
 
-def test_the_doctor_tells_a_server_that_does_not_answer(clients: Clients) -> None:
-    with temporary_settings({PREFECT_API_URL: "http://user:canary@127.0.0.1:9/api"}):
-        (result,) = check_prefect(clients)
-    assert (result.name, result.state) == ("Prefect", "failed")
-    assert result.message.startswith("http://127.0.0.1:9 does not answer correctly: ")
-    assert "canary" not in f"{result}"
+def test_scheduled_runs_wait_behind_those_of_people(deployed: None, client: SyncPrefectClient) -> None:
+    queues = {name: client.read_deployment_by_name(name).work_queue_name for name in POOL_OF}
+    scheduled = {"maintain-volume/weekly", "refresh-catalog/nightly"}
+    assert queues == {name: "night" if name in scheduled else "default" for name in POOL_OF}
 
 
 def test_another_installation_has_its_own_package(python: Path, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra import bootstrap
-from infra.bootstrap import GPU_POOL, POOLS, create_pools
+from infra.bootstrap import GPU_POOL, POOLS, create_pools, create_queues, is_change
+from infra.deployments import DeployFailed, deploy_all
 from infra.local.environment import inherited
 from infra.local.postgres import Postgres, find_programs
 from infra.local.prefect_server import PrefectServer
@@ -81,6 +82,21 @@ def test_pools_are_created_once_and_reported(client: SyncPrefectClient) -> None:
     assert limits(client) == {"paddock-io": None, "paddock-gpu": 1, "paddock-serve": None}
     assert all(": exists, " in line for line in create_pools(client))
     assert limits(client) == {"paddock-io": None, "paddock-gpu": 1, "paddock-serve": None}
+
+
+def test_each_pool_gets_a_queue_for_scheduled_runs_whose_priority_an_operator_may_change(
+    client: SyncPrefectClient,
+) -> None:
+    list(create_pools(client))
+    created = list(create_queues(client))
+    assert created == [f"{pool}: queue night: created, priority 10" for pool in POOLS]
+    assert all(map(is_change, created))
+    queue = client.read_work_queue_by_name("night", work_pool_name=GPU_POOL)
+    client.update_work_queue(queue.id, priority=3)
+    again = list(create_queues(client))
+    assert again[1] == f"{GPU_POOL}: queue night: exists, priority 3"
+    assert not any(map(is_change, again))
+    assert client.read_work_queue_by_name("default", work_pool_name=GPU_POOL).priority == 1
 
 
 def test_an_operators_limit_stays_until_the_number_of_gpus_is_given(client: SyncPrefectClient) -> None:
@@ -153,14 +169,13 @@ def test_a_deployment_that_cannot_be_loaded_is_reported_with_prefects_message(
     client: SyncPrefectClient,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "prefect.yaml").write_text(PROJECT)
     for name, value in prefect_server.environment.items():
         monkeypatch.setenv(name, value)
     list(create_pools(client))
-    assert bootstrap.deploy(tmp_path) != 0
-    assert "No module named 'absent_flow'" in capfd.readouterr().err
+    with pytest.raises(DeployFailed, match="No module named 'absent_flow'"):
+        list(deploy_all(client, tmp_path))
 
 
 async def execute(database: Postgres, statement: str) -> list[tuple[object, ...]]:
