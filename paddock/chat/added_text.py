@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from paddock.chat.probes import TOOLS, Aspect
+from paddock.chat.prose import split_sentences, words_of
+from paddock.chat.published_text import STRUCTURAL_WORDS, is_published
 from paddock.chat.split import SplitRendering
 from paddock.chat.text import DATE_WORDS, sentences, without_urls, words
 from paddock.model.finding import Finding, Severity
@@ -22,6 +24,9 @@ _CURE = "use the family's template instead"
 _CURE_REVIEW = "review the template"
 _MIN_HIDDEN_WORDS = 3
 """Conditional text with at least this many new words counts as an instruction, not as a marker."""
+
+_MAX_OWN_WORDS = 1
+"""Words that a published sentence may have beside it."""
 
 _MIN_TEXT_WORDS = 5
 """Added text with at least this many words (except for role names) counts as text of its own."""
@@ -160,7 +165,7 @@ def _check_variable_text(rendering: SplitRendering, expected: _AddedText) -> Ite
     for fragment in rendering.fragments:
         for sentence in re.split(r"(?<=[.!?])\s+|\n+", fragment):  # not at a colon: "Reasoning effort: at most"
             new = set(words(sentence)) - expected.vocabulary - _ROLE_WORDS - DATE_WORDS
-            if len(new) < _MIN_HIDDEN_WORDS or _is_introduction(sentence):
+            if len(new) < _MIN_HIDDEN_WORDS or _is_introduction(sentence) or _is_published(sentence):
                 continue
             where = f"probe: {rendering.probe.name}"
             message = f"the template adds text that depends on {rendering.probe.aspect}: {_quote(sentence)}"
@@ -169,6 +174,14 @@ def _check_variable_text(rendering: SplitRendering, expected: _AddedText) -> Ite
             else:
                 yield Finding("template.changing-text", Severity.WARN, message, where, _CURE_REVIEW)
             return
+
+
+def _is_published(sentence: str) -> bool:
+    """Whether published templates print the parts of a sentence, up to one word, as `prose` allows it under any
+    condition."""
+    parts = [words_of(part) for part in split_sentences(sentence)]
+    own = {word for part in parts if not is_published(part) for word in part} - STRUCTURAL_WORDS
+    return len(own) <= _MAX_OWN_WORDS
 
 
 def _quote(fragment: str, new: Iterable[str] = ()) -> str:

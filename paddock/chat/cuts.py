@@ -28,6 +28,7 @@ _MARKER_LIKE: Final = re.compile(r"[<>\[\]{}|/]|^\n+$")
 _PHRASE: Final = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)+")
 _LETTER: Final = re.compile(r"[^\W\d_]")
 _PLAIN_FORMAT: Final = re.compile(r"%%|%\(\w+\)s|%0?\d?[sdi]|\{\{|\}\}|\{\w*\}")
+_ENDS_OF_VALUES: Final = (nodes.Output, nodes.If, nodes.Test, nodes.Compare, nodes.Operand, nodes.Concat, nodes.Add)
 _FORMAT_FIELD: Final = re.compile(r"%|[{}]")
 
 
@@ -49,9 +50,9 @@ def find_cuts(
     containers = tested_containers(tree)
     has_recursion = any(isinstance(node, nodes.For) and node.recursive for node in flow.scopes.nodes)
     template = _Template(flow, assignments, texts, has_recursion)
-    called = {id(node.node) for node in flow.scopes.nodes if isinstance(node, nodes.Call)}
+    used_there = _used_where_they_stand(flow)
     for node in flow.scopes.nodes:
-        if id(node) not in called and _is_taken_method(node, flow):
+        if id(node) not in used_there and _is_taken_method(node, flow):
             yield node.lineno, "a method that is not called where it stands"
         base = _taken_apart(node)
         if base is not None and id(base) in containers:
@@ -59,6 +60,18 @@ def find_cuts(
         operation = _cut(node, template)
         if operation:
             yield node.lineno, operation
+
+
+def _used_where_they_stand(flow: Flow) -> frozenset[int]:
+    """The identities of the expressions that are called, printed, compared or concatenated where they stand, so that no
+    other place can call what they are: `{{ schema["format"] }}` is a field that is printed."""
+    used: set[int] = set()
+    for node in flow.scopes.nodes:
+        if isinstance(node, nodes.Call):
+            used.add(id(node.node))
+        elif isinstance(node, _ENDS_OF_VALUES):
+            used.update(map(id, node.iter_child_nodes()))
+    return frozenset(used)
 
 
 def _is_taken_method(node: nodes.Node, flow: Flow) -> bool:

@@ -89,6 +89,7 @@ def test_a_printed_object_is_rejected_also_where_no_probe_reaches_it(source: str
         "{{ messages|map(attribute='role')|list|join(', ') }}",
         "{% macro m(namespace) %}{{ namespace }}{% endmacro %}{{ m('tool') }}",
         "{% if strftime_now is defined and m.get is defined %}{{ m.items() | list | tojson }}{% endif %}",
+        "{% macro p(a) %}{{ a['format'] }}{{ ' or ' ~ a['format'] if a['format'] == 1 }}{% endmacro %}{{ p('tool') }}",
     ],
 )
 def test_a_field_with_the_name_of_a_method_is_no_object(source: str) -> None:
@@ -147,6 +148,10 @@ def test_a_published_sentence_is_allowed_whole_and_not_in_parts() -> None:
         "{% set f = 'a tool of mine'.split %}{{ f(' ')[1] }}",
         "{% set n = namespace(f='a tool of mine'.split) %}{{ n.f(' ')[1] }}",
         "{{ {'f': 'a tool of mine'['split']}.f(' ')[1] }}",
+        "{{ ('a tool of mine'.split if m.name else m.get)(' ')[1] }}",
+        "{{ ('a tool of mine'.split or m.get)(' ')[1] }}",
+        "{{ ['a tool of mine'.split]|map('default')|first }}",
+        "{% macro p(f) %}{{ f(' ')[1] }}{% endmacro %}{{ p('a tool of mine'.split) }}",
     ],
 )
 def test_text_that_is_taken_apart_warns(source: str) -> None:

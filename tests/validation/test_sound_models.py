@@ -57,6 +57,10 @@ EXPLAINED = {
         {"template.alters"},
         "it takes its own switches out of what a user says",
     ),
+    "Bielik-11B-v3.0-Instruct.jinja": (
+        {"template.changing-text"},
+        "with `enable_thinking` it asks in Polish to think in the language of the question",
+    ),
     "Kimi-K3.jinja": (
         {"template.assembled-text"},
         "it takes names and values of attributes by their positions from what a loop goes through",
