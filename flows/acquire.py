@@ -34,7 +34,8 @@ def acquire_model(
         target: Machine that the model must fit: `this-machine`, `any`, GPUs such as `rtx-4090`, `2x-a100-80gb` or
             `24GiB-gpu`, or the memory of a machine without a GPU, such as `64GiB`.
         projector: Whether to fetch the multimodal projector too.
-        context_tokens: Context that must fit, in tokens. For a model that was trained for less, its trained context.
+        context_tokens: Context that must fit, 256 to 1048576 tokens. For a model that was trained for less, its trained
+            context.
         catalog: File on the worker, or object in S3, with the models that an eviction keeps. By default as the worker's
             settings say.
     """

@@ -83,7 +83,7 @@ def approve_promotion(
         differences: What differs from that snapshot, as text.
         default: Whether a promotion also makes the variant the model's default.
         instead_of: Variant whose place it takes. It is compared with that one, unless it replaces another snapshot.
-        days: Days until the run ends without an answer.
+        days: Days until the run ends without an answer, up to 365.
         catalog: File on the worker, or object in S3, with the bounds of the gates. By default as the worker's settings
             say.
     """

@@ -30,7 +30,8 @@ def benchmark_model(
     Args:
         model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
         revision: Branch, tag or commit, on the worker's volume or in S3. By default the promoted one.
-        context_tokens: Context to load the model with, in tokens; at most the context that it was trained for.
+        context_tokens: Context to load the model with, 256 to 1048576 tokens; at most the context that it was trained
+            for.
         profile: Use of the model. `roleplay` also measures how well it plays a character.
         tune: Whether to find the engine's fastest settings on this worker first, for two minutes, and to store them.
     """

@@ -44,7 +44,7 @@ def compare_model(
         model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
         revision: Branch, tag or commit, on the worker's volume or in S3. By default the promoted one.
         against: Model to compare it with, with its revision. By default what its promotion would replace.
-        context_tokens: Context to load both with, in tokens. By default that of the catalog, else 4096.
+        context_tokens: Context to load both with, 256 to 1048576 tokens. By default that of the catalog, else 4096.
         roleplay: Whether to compare also how well they play a character, which takes minutes.
         bounds: Bounds of gates, such as `{"decode": 0.8}`, that replace those of the worker's catalog.
         undecided_blocks: Whether a gate that cannot decide holds the model back. By default as the catalog says.

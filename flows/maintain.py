@@ -25,8 +25,10 @@ def maintain_volume(
 
     Args:
         repair: Whether to fetch damaged segments again, from S3, the Hub or the volume.
-        limit_rate: Limit of the rate at which stored bytes are read, in bytes per second. By default no limit.
-        max_hours: Time limit for reading stored bytes, in hours. The next run continues there. By default no limit.
+        limit_rate: Limit of the rate at which stored bytes are read, in bytes per second, from 1024 on. By default no
+            limit.
+        max_hours: Time limit for reading stored bytes, in hours, up to 720. The next run continues there. By default no
+            limit.
         keep_bytes: Bytes that may stay on the volume after eviction. By default as the worker's settings say.
         s3_keep_bytes: Bytes that may stay in S3 after eviction. By default as the worker's settings say.
     """

@@ -47,7 +47,7 @@ def onboard_model(
         revision: Branch, tag or commit. It is resolved to a commit once, at the start.
         quantization: Variant, file or quantization, such as `Q4_K_M`. `auto` keeps the model's default variant while it
             fits the target; `best` takes the best variant that fits.
-        context_tokens: Context that must fit, in tokens. By default that of the profile.
+        context_tokens: Context that must fit, 256 to 1048576 tokens. By default that of the profile.
         profile: Use of the model: `chat` has 4096 tokens of context, `roleplay` 8192.
         target: Machine that the model must fit: `this-machine`, `any`, GPUs such as `rtx-4090`, `2x-a100-80gb` or
             `24GiB-gpu`, or the memory of a machine without a GPU, such as `64GiB`.

@@ -28,11 +28,11 @@ def serve_model(
         model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
         revision: Branch, tag or commit, on the worker's volume or in S3. By default the promoted one; then the
             server follows later promotions.
-        context_tokens: Context of each request, in tokens. By default that of the profile.
+        context_tokens: Context of each request, 256 to 1048576 tokens. By default that of the profile.
         profile: Use of the model: `chat` has 4096 tokens of context, `roleplay` 8192; each has its own sampling.
-        parallel: Concurrent requests. By default 4 if they fit, else 1.
+        parallel: Concurrent requests, 1 to 64. By default 4 if they fit, else 1.
         host: Address to listen on. Any but a loopback address needs PADDOCK_API_KEY in the worker's environment.
-        port: Port to listen on; 0 for any free port.
+        port: Port to listen on, up to 65535; 0 for any free port.
     """
     runner = PrefectRunner()
     wanted = reference(model, revision)

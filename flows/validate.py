@@ -27,7 +27,8 @@ def validate_model(
     Args:
         model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
         revision: Branch, tag or commit, on the volume. By default the promoted one.
-        context_tokens: Context that must fit, in tokens. For a model that was trained for less, its trained context.
+        context_tokens: Context that must fit, 256 to 1048576 tokens. For a model that was trained for less, its trained
+            context.
         target: Machine that the model must fit: `this-machine`, `any`, GPUs such as `rtx-4090`, `2x-a100-80gb` or
             `24GiB-gpu`, or the memory of a machine without a GPU, such as `64GiB`.
     """
