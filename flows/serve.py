@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from prefect import State, flow
+from prefect.states import Cancelled
 
 from flows.parameters import ContextTokens, Host, Model, Parallel, Port, Profile, RevisionName
 from paddock.lifecycle.acquire.restore import locate_or_restore
 from paddock.lifecycle.run.serve import ServeRequest
 from tasks import policies, serve
+from tasks.cancellation import is_cancelling
 from tasks.runner import PrefectRunner
 from tasks.wiring import reference
 
@@ -21,7 +23,7 @@ def serve_model(
     parallel: Parallel | None = None,
     host: Host = "127.0.0.1",
     port: Port = 8080,
-) -> None:
+) -> State[None] | None:
     """Serve a model over an OpenAI-compatible API until the run is cancelled. Running requests are completed first.
 
     Args:
@@ -39,3 +41,5 @@ def serve_model(
     manifest = runner.run(locate_or_restore, wanted)
     request = ServeRequest(host=host, port=port, context_tokens=context_tokens, parallel=parallel, profile=profile)
     serve.serve(runner.clients, manifest, wanted, request)
+    # Its own state, before the worker's: Prefect would first mark a process that a signal ended as Crashed.
+    return Cancelled(message=f"{manifest.id.name} was served until the run was cancelled") if is_cancelling() else None

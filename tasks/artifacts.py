@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from paddock.lifecycle.acquire.plan import AcquisitionPlan
@@ -319,6 +320,21 @@ def serving(subject: ArtifactSubject, served: Serving) -> None:
     ]
     create_table(
         key=subject.key("serving"), rows=rows, description=f"{subject.name} is served at {served.address.url}/v1"
+    )
+
+
+def serving_ended(subject: ArtifactSubject, served: Serving, reason: str) -> None:
+    """Table in the place of that of a model that is served: when and why that ended."""
+    rows: list[dict[str, Any]] = [
+        {"what": "address", "value": f"{served.address.url}/v1, until now"},
+        {"what": "ended", "value": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"},
+        {"what": "reason", "value": reason},
+        {"what": "revision", "value": served.spec.revision},
+    ]
+    create_table(
+        key=subject.key("serving"),
+        rows=rows,
+        description=f"{subject.name} is not served by this run any more: {reason}",
     )
 
 

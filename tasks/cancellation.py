@@ -29,6 +29,16 @@ _MESSAGE = "the run above it was interrupted"
 _LOG = logging.getLogger(__name__)
 
 
+def is_cancelling() -> bool:
+    """Whether somebody has cancelled the current run, which has not ended yet."""
+    run = flow_run.get_id()
+    if run is None:
+        return False
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(UUID(str(run))).state
+    return state is not None and state.is_cancelling()
+
+
 @contextmanager
 def cancelling_runs_below() -> Iterator[None]:
     """Cancel all unfinished runs below the current one if the block is interrupted: by a signal, a cancellation, or

@@ -14,6 +14,7 @@ from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
 from paddock.store.history import Promotion
 from tasks import artifacts, policies
+from tasks.cancellation import is_cancelling
 from tasks.events import emit, rollback_event
 from tasks.run_log import run_logger
 from tasks.subject import ArtifactSubject
@@ -25,11 +26,13 @@ def serve(clients: Clients, manifest: Manifest, wanted: Reference, request: Serv
     submit it: signals are received in the main thread.
 
     Prefect cancels a run with SIGTERM. While the model is served, Paddock handles that signal, so that running requests
-    are completed; afterwards it is raised again for Prefect.
+    are completed. If the run was not cancelled, the signal is raised again for Prefect afterwards.
     """
     logger = run_logger()
+    last: list[Serving] = []
 
     def on_ready(serving: Serving) -> None:
+        last[:] = [serving]
         artifacts.serving(ArtifactSubject.of(clients, manifest.id), serving)
         logger.info(
             "serving %s at %s/v1 by llama-server %s", manifest.id, serving.address.url, serving.address.server_version
@@ -37,6 +40,7 @@ def serve(clients: Clients, manifest: Manifest, wanted: Reference, request: Serv
         logger.info("computed by llama-server %s", serving.processor)
 
     def on_switch(serving: Serving) -> None:
+        last[:] = [serving]
         artifacts.serving(ArtifactSubject.of(clients, serving.spec.id), serving)
         logger.info("serving %s now", serving.spec.id)
 
@@ -52,6 +56,9 @@ def serve(clients: Clients, manifest: Manifest, wanted: Reference, request: Serv
         on_ready=on_ready,
         on_switch=on_switch,
     )
-    logger.info("the server was stopped: %s", received.name if received else "no signal")
-    if received is not None:
+    reason = received.name if received else "no signal"
+    logger.info("the server was stopped: %s", reason)
+    for serving in last:
+        artifacts.serving_ended(ArtifactSubject.of(clients, serving.spec.id), serving, reason)
+    if received is not None and not is_cancelling():
         signal.raise_signal(received)

@@ -78,6 +78,8 @@ def test_a_signalled_run_that_has_followed_a_promotion_completes_its_running_req
     assert not volume.in_use("a")
     assert not volume.in_use("b")
     found = client.read_artifacts(artifact_filter=key)
+    assert [one.description for one in found if "is not served by this run any more: SIGTERM" in str(one.description)]
+    found = [one for one in found if "any more" not in str(one.description)]
     assert all(url in (one.description or "") for one in found)
     assert any("a" * 40 in str(one.data) for one in found)
 
@@ -105,6 +107,10 @@ def test_a_run_that_is_cancelled_on_its_worker_completes_its_running_requests(
             client.set_flow_run_state(run.id, Cancelling())
             wait_for(lambda: client.read_flow_run(run.id).state_type is StateType.CANCELLED, limit_s=60)
             print(f"cancelled in {time.monotonic() - began:.1f} s")
+        worker.stop()
+        states = [state.name for state in client.read_flow_run_states(run.id)]
+        assert "Crashed" not in states
+        assert states[-2:] == ["Cancelling", "Cancelled"]
         assert [one for one in answers if not one.well_formed and not one.not_accepted] == []
         assert {one.status for one in answers if not one.complete} <= {0, 503}
         with pytest.raises(httpx.ConnectError):
