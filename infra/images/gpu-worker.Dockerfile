@@ -1,13 +1,15 @@
 # syntax=docker/dockerfile:1
 # A worker of the pool paddock-gpu: llama.cpp built for NVIDIA GPUs, and Paddock, without build tools.
 #
-#   docker build -f infra/images/gpu-worker.Dockerfile --build-arg CUDA_VERSION=12.8.1 -t paddock-gpu-worker .
-#   docker run --gpus device=0 -v vllm-models-storage:/models -e PREFECT_API_URL=http://…:4200/api paddock-gpu-worker
+#   docker build -f infra/images/gpu-worker.Dockerfile --build-arg CUDA_VERSION=12.8.1 -t paddock-gpu-worker:0.1.0 .
+#   docker run --gpus device=0 -v vllm-models-storage:/models -e PREFECT_API_URL=… paddock-gpu-worker:0.1.0
 #
 # Run one container for each GPU: each takes one flow run at a time. `python -m infra.bootstrap`, in a checkout, creates
 # the pool and the deployments. A worker that serves models is the same image with another command:
 #
 #   prefect worker start --pool paddock-serve --type process --with-healthcheck
+#
+# Its root file system can be read-only: with temporary file systems at /tmp and /home/paddock, only /models is written.
 #
 # BUILD_IMAGE and RUNTIME_IMAGE are the base images. Named by their digests, as `docker buildx imagetools inspect IMAGE`
 # prints them, a build is the same at each time: `--build-arg BUILD_IMAGE=nvidia/cuda:12.8.1-devel-ubuntu22.04@sha256:…`.

@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 IMAGES = sorted((ROOT / "infra" / "images").glob("*.Dockerfile"))
 GPU_WORKER = (ROOT / "infra" / "images" / "gpu-worker.Dockerfile").read_text()
+IO_WORKER = (ROOT / "infra" / "images" / "io-worker.Dockerfile").read_text()
+WORKERS = pytest.mark.parametrize("image", [GPU_WORKER, IO_WORKER], ids=["gpu", "io"])
 HADOLINT = Path(sys.prefix, "bin", "hadolint")
 
 linted = pytest.mark.skipif(
@@ -74,8 +76,13 @@ def test_the_gpu_workers_engine_is_built_for_named_gpus_and_any_processor() -> N
     assert re.search(r"^ARG CUDA_VERSION=\d+\.\d+\.\d+$", GPU_WORKER, re.MULTILINE)
 
 
-def test_the_gpu_worker_runs_a_command_that_prefect_has() -> None:
-    (words,) = re.findall(r"^CMD \[(.+)\]$", GPU_WORKER, re.MULTILINE)
+def test_the_io_workers_engine_is_built_for_any_processor() -> None:
+    assert re.findall(r'CMAKE_ARGS="([^"]*)"', IO_WORKER) == ["-DGGML_NATIVE=OFF"]
+
+
+@WORKERS
+def test_a_worker_runs_a_command_that_prefect_has(image: str) -> None:
+    (words,) = re.findall(r"^CMD \[(.+)\]$", image, re.MULTILINE)
     program, *arguments = re.findall(r'"([^"]+)"', words)
     assert (program, arguments[:2]) == ("prefect", ["worker", "start"])
     done = subprocess.run(
@@ -84,25 +91,57 @@ def test_the_gpu_worker_runs_a_command_that_prefect_has() -> None:
     for option in arguments:
         if option.startswith("--"):
             assert option in done.stdout
-    assert arguments[arguments.index("--limit") + 1] == "1"  # one run at a time on each GPU
+    # One run at a time on each GPU.
+    assert arguments[arguments.index("--limit") + 1 :][:1] == ["1"] if image is GPU_WORKER else "--limit" not in words
 
 
-def test_the_gpu_worker_has_the_installed_package_and_no_checkout() -> None:
-    _, final = re.split(r"^FROM \${RUNTIME_IMAGE}$", GPU_WORKER, flags=re.MULTILINE)
-    assert re.findall(r"^COPY (.+)$", final, re.MULTILINE) == ["--from=build /opt/venv /opt/venv"]
-    assert re.findall(r"pip install .*", GPU_WORKER)[-1] == "pip install --no-deps --no-build-isolation ."
+@WORKERS
+def test_a_worker_has_the_installed_package_and_no_checkout(image: str) -> None:
+    _, final = re.split(r"^FROM \${RUNTIME_IMAGE}$", image, flags=re.MULTILINE)
+    bootstrap = ["prefect.yaml ./", "infra/__init__.py infra/automations.py infra/bootstrap.py infra/"]
+    assert re.findall(r"^COPY (.+)$", final, re.MULTILINE) == [
+        "--from=build /opt/venv /opt/venv",
+        *(bootstrap if image is IO_WORKER else []),
+    ]
+    assert re.findall(r"pip install .*", image)[-1] == "pip install --no-deps --no-build-isolation ."
 
 
-def test_the_gpu_worker_installs_packages_by_hash_and_its_base_images_can_be_given_by_digest() -> None:
-    assert re.search(r"python -m infra\.locked install$", GPU_WORKER, re.MULTILINE)
-    assert all("--no-deps" in line for line in re.findall(r"pip install .*", GPU_WORKER))
-    assert re.findall(r"^FROM (\S+)", GPU_WORKER, re.MULTILINE) == ["${BUILD_IMAGE}", "${RUNTIME_IMAGE}"]
+@WORKERS
+def test_packages_are_installed_by_hash_and_base_images_can_be_given_by_digest(image: str) -> None:
+    assert re.search(r"python -m infra\.locked install$", image, re.MULTILINE)
+    assert all("--no-deps" in line for line in re.findall(r"pip install .*", image))
+    assert re.findall(r"^FROM (\S+)", image, re.MULTILINE) == ["${BUILD_IMAGE}", "${RUNTIME_IMAGE}"]
     for name in ("BUILD_IMAGE", "RUNTIME_IMAGE"):
-        assert re.search(rf"^ARG {name}=nvidia/cuda:\$", GPU_WORKER, re.MULTILINE)
+        assert re.search(rf"^ARG {name}=(?:nvidia/cuda|python):\$", image, re.MULTILINE)
 
 
-def test_the_gpu_workers_health_check_uses_its_port_and_not_a_model_servers() -> None:
-    (port,) = re.findall(r"^ENV PREFECT_WORKER_WEBSERVER_PORT=(\d+)$", GPU_WORKER, re.MULTILINE)
-    (checked,) = re.findall(r"127\.0\.0\.1:(\d+)/health", GPU_WORKER)
+@WORKERS
+def test_a_health_check_uses_its_port_and_not_a_model_servers(image: str) -> None:
+    (port,) = re.findall(r"^ENV PREFECT_WORKER_WEBSERVER_PORT=(\d+)$", image, re.MULTILINE)
+    (checked,) = re.findall(r"127\.0\.0\.1:(\d+)/health", image)
     assert port == checked
     assert port != "8080"  # the default of `paddock serve` and of the flow
+
+
+@WORKERS
+def test_a_worker_is_no_root_and_owns_the_volume(image: str) -> None:
+    assert re.findall(r"^USER (.+)$", image, re.MULTILINE) == ["10001"]
+    assert "useradd --uid 10001 --create-home paddock" in image
+    assert "install -d -o paddock -g paddock /models" in image
+    assert image.index("install -d -o paddock") < image.index("\nVOLUME /models") < image.index("\nUSER 10001")
+
+
+def test_the_workers_differ_only_in_their_base_engine_and_pool() -> None:
+    """Both have the same steps, written twice: Dockerfiles cannot include each other."""
+    steps = [
+        re.findall(
+            r"^(?:COPY (?:constraints|infra/__init__.py infra/build|pyproject|paddock|tasks|flows|--from).*"
+            r"|.*(?:pip install|infra\.locked|infra\.build_engine|useradd|install -d).*"
+            r"|VOLUME.*|USER.*|HEALTHCHECK.*|  CMD.*|ENTRYPOINT.*|STOPSIGNAL.*|ENV PREFECT.*)$",
+            image,
+            re.MULTILINE,
+        )
+        for image in (GPU_WORKER, IO_WORKER)
+    ]
+    assert len(steps[0]) > 15
+    assert steps[0] == steps[1]

@@ -15,7 +15,9 @@ import asyncpg
 import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -26,6 +28,7 @@ from infra.local.environment import inherited
 from infra.local.postgres import Postgres, find_programs
 from infra.local.prefect_server import PrefectServer
 from infra.local.workers import delete_workers, start_worker
+from tests.support.waiting import wait_for
 
 needs_postgres = pytest.mark.skipif(
     find_programs() is None,
@@ -176,6 +179,18 @@ def test_a_deployment_that_cannot_be_loaded_is_reported_with_prefects_message(
     list(create_pools(client))
     with pytest.raises(DeployFailed, match="No module named 'absent_flow'"):
         list(deploy_all(client, tmp_path))
+
+
+def test_a_schedule_gets_its_runs(client: SyncPrefectClient) -> None:
+    """With SQLAlchemy 2.1 Prefect's scheduler fails at each try, and says so in the server's log alone."""
+    flow = client.create_flow_from_name("scheduled")
+    schedule = DeploymentScheduleCreate(schedule=CronSchedule(cron="30 1 * * *", timezone="Etc/UTC"), active=True)
+    deployment = client.create_deployment(flow_id=flow, name="nightly", schedules=[schedule])
+    try:
+        of_deployment = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
+        wait_for(lambda: client.read_flow_runs(flow_run_filter=of_deployment), limit_s=60, every_s=0.5)
+    finally:
+        client.delete_deployment(deployment)
 
 
 async def execute(database: Postgres, statement: str) -> list[tuple[object, ...]]:
