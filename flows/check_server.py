@@ -15,8 +15,15 @@ import httpx
 import prefect
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
-from prefect.client.schemas.objects import WorkPool
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
@@ -127,7 +134,7 @@ def _pool(client: SyncPrefectClient, pool: WorkPool) -> CheckResult:
 
 
 def _deployments(client: SyncPrefectClient) -> Iterator[CheckResult]:
-    missing, stale, off = list[str](), list[str](), list[str]()
+    missing, stale, off, idle = list[str](), list[str](), list[str](), list[str]()
     for name, entrypoint in DEPLOYMENTS.items():
         try:
             found = client.read_deployment_by_name(name)
@@ -138,6 +145,8 @@ def _deployments(client: SyncPrefectClient) -> Iterator[CheckResult]:
             stale.append(name)
         if found.paused or (found.schedules and not any(schedule.active for schedule in found.schedules)):
             off.append(name)
+        elif found.schedules and not _next_runs(client, found):
+            idle.append(name)
     for names, what in ((missing, "not deployed"), (stale, "of another version of Paddock, or of a checkout")):
         if names:
             message = f"{what}: {', '.join(names)}"
@@ -147,6 +156,20 @@ def _deployments(client: SyncPrefectClient) -> Iterator[CheckResult]:
     if off:
         cure = "switch them on in the UI, under Deployments"
         yield CheckResult("Prefect: schedules", False, f"switched off: {', '.join(off)}", cure, needed=False)
+    if idle:
+        message = f"no run is planned of {', '.join(idle)}, whose schedule is on"
+        cure = "look for errors of the scheduler in the server's log; after a deployment it takes a minute"
+        yield CheckResult("Prefect: scheduler", False, message, cure, needed=False)
+
+
+def _next_runs(client: SyncPrefectClient, deployment: DeploymentResponse) -> list[FlowRun]:
+    return client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED, StateType.RUNNING]))
+        ),
+        limit=1,
+    )
 
 
 def _is_stale(deployment: DeploymentResponse, entrypoint: str) -> bool:
