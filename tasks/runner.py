@@ -58,7 +58,7 @@ class PrefectRunner(Runner):
         def run_step() -> R:
             logger = run_logger()
             try:
-                result = step.function(self._clients, *args, **kwargs)
+                result = step.attempt(self._clients, *args, **kwargs)
             except ModelRejected as error:
                 record_rejection(step, step_run, error)
                 emit_rejection(step_run, error)

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from paddock.errors import TransientError
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.counts import counting_failures
 from paddock.lifecycle.retries import JITTER, MAX_RETRY_AFTER_S, RETRY_DELAYS_S, Kind
 from paddock.model.acquired import Acquired
 from paddock.model.reference import SnapshotId
@@ -50,6 +51,11 @@ class Step(Generic[P, R]):
     def __call__(self, clients: Clients, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(clients, *args, **kwargs)
 
+    def attempt(self, clients: Clients, *args: P.args, **kwargs: P.kwargs) -> R:
+        """One try of a runner: as a call, and an error is counted for the metrics."""
+        with counting_failures(clients):
+            return self.function(clients, *args, **kwargs)
+
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """The arguments of a call by name, with defaults, and without the clients."""
         bound = inspect.signature(self.function).bind(None, *args, **kwargs)
@@ -77,7 +83,8 @@ def step(
 
 
 class Runner(Protocol):
-    """Runs the steps of a phase. An implementer calls a step once for each try, and raises what its last try raised."""
+    """Runs the steps of a phase. An implementer calls `Step.attempt` for each try, and raises what the last try
+    raised."""
 
     @property
     def clients(self) -> Clients: ...
@@ -134,13 +141,13 @@ class PlainRunner(Runner):
     def _call(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         for delay_s in RETRY_DELAYS_S[step.kind] if self._retry else ():
             try:
-                return step.function(self._clients, *args, **kwargs)
+                return step.attempt(self._clients, *args, **kwargs)
             except TransientError as error:
                 pause_s = delay_s * random.uniform(1, 1 + JITTER)  # noqa: S311 (no secret)
                 pause_s = max(pause_s, min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
                 log.warning("%s; trying again in %.0f s", error.message, pause_s)
                 self._sleep(pause_s)
-        return step.function(self._clients, *args, **kwargs)
+        return step.attempt(self._clients, *args, **kwargs)
 
 
 class SilentListener(ProgressListener):
