@@ -18,8 +18,11 @@ from paddock.errors import TransientError
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.counts import counting_failures
 from paddock.lifecycle.retries import JITTER, MAX_RETRY_AFTER_S, RETRY_DELAYS_S, Kind
+from paddock.log_fields import log_fields
 from paddock.model.acquired import Acquired
-from paddock.model.reference import SnapshotId
+from paddock.model.artifact import Listing
+from paddock.model.names import ModelName
+from paddock.model.reference import Reference, SnapshotId
 from paddock.transfer.progress import Progress, ProgressListener
 
 log = logging.getLogger(__name__)
@@ -62,6 +65,21 @@ class Step(Generic[P, R]):
         bound.apply_defaults()
         _, *names = bound.arguments
         return {name: bound.arguments[name] for name in names}
+
+    def log_fields(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, str]:
+        """The model, revision and variant that a call is about, as far as its arguments say."""
+        values = list(self.bind(*args, **kwargs).values())
+        for value in values:
+            id = value if isinstance(value, SnapshotId) else getattr(value, "id", None)
+            if isinstance(id, SnapshotId):
+                return {"model": str(id.model), "revision": id.revision, "variant": id.variant}
+        for value in values:
+            if isinstance(value, Listing | Reference):
+                ref = value.revision if isinstance(value, Listing) else ""
+                return {"model": str(value.model), **({"revision": ref} if ref else {})}
+            if isinstance(value, ModelName):
+                return {"model": str(value)}
+        return {}
 
     def __repr__(self) -> str:
         return f"Step({self.name})"
@@ -128,11 +146,12 @@ class PlainRunner(Runner):
         return self._clients
 
     def run(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        result = self._call(step, *args, **kwargs)
-        for warning in step.warnings(result) if step.warnings else ():
-            log.warning("%s", warning)
-        if step.line and self._on_line:
-            self._on_line(step.line(result))
+        with log_fields(**step.log_fields(*args, **kwargs)):
+            result = self._call(step, *args, **kwargs)
+            for warning in step.warnings(result) if step.warnings else ():
+                log.warning("%s", warning)
+            if step.line and self._on_line:
+                self._on_line(step.line(result))
         return result
 
     def listener(self, id: SnapshotId) -> ProgressListener:  # noqa: ARG002 - one listener for all
