@@ -40,7 +40,8 @@ check: setup
 test: setup system-packages
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-torture: setup system-packages
+torture: setup
+	@$(BIN)/python -m infra.system_packages --torture
 	$(BIN)/python -m pytest -m "hypothesis and not gpu" --hypothesis-profile torture --timeout 3600
 	$(BIN)/python -m pytest -m torture --timeout 3600
 

@@ -1,7 +1,8 @@
 """Install the programs that the tests need and that pip cannot install, from Debian's packages.
 
-`python -m infra.system_packages` installs what is missing, if it runs as root and apt-get exists. Otherwise it prints
-what to install and succeeds: a test that misses a program fails, and prints the same.
+`python -m infra.system_packages [--torture]` installs what is missing, if it runs as root and apt-get exists. Otherwise
+it prints what to install and succeeds: a test that misses a program fails, and prints the same. `--torture` adds the
+programs that the long tests alone need.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from infra import docs_assets
 
@@ -18,14 +20,15 @@ PROGRAMS = {
     "npm": ("npm",),
     "curl": ("curl",),
     "systemd": ("systemd-analyze",),
-    "redis-server": ("redis-server",),
 }
 """Debian package, and the names that its program has on different systems."""
+TORTURE_PROGRAMS = {"redis-server": ("redis-server",), "prometheus": ("promtool",)}
 _APT_S = 900.0
 
 
-def main() -> int:
-    missing = [package for package, programs in PROGRAMS.items() if not any(map(shutil.which, programs))]
+def main(arguments: Sequence[str] = ()) -> int:
+    needed = {**PROGRAMS, **(TORTURE_PROGRAMS if "--torture" in arguments else {})}
+    missing = [package for package, programs in needed.items() if not any(map(shutil.which, programs))]
     if not missing:
         return 0
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
@@ -48,4 +51,4 @@ def _apt(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

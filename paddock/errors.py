@@ -67,6 +67,8 @@ class PaddockError(Exception):
     on one line, and a cure may have several, such as lines to write into a file."""
 
     exit_status: ClassVar[int] = 1
+    is_counted = False
+    """Whether it is in the metrics already (`paddock.lifecycle.counts`): it may pass through several steps."""
 
     def __init__(self, message: str, *, cure: str = "") -> None:
         self.message = one_line(message)

@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 from paddock.errors import ModelRejected
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.steps import Runner, Step
+from paddock.log_fields import log_fields
 from paddock.model.reference import SnapshotId
 from paddock.plain_text import one_line
 from paddock.planning.targets import THIS_MACHINE
@@ -56,9 +57,14 @@ class PrefectRunner(Runner):
             **policies.BY_KIND[step.kind],
         )
         def run_step() -> R:
+            fields = step.log_fields(*args, **kwargs)
+            with log_fields(**fields, **({"run": self.operation} if self.operation else {})):
+                return attempt()
+
+        def attempt() -> R:
             logger = run_logger()
             try:
-                result = step.function(self._clients, *args, **kwargs)
+                result = step.attempt(self._clients, *args, **kwargs)
             except ModelRejected as error:
                 record_rejection(step, step_run, error)
                 emit_rejection(step_run, error)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paddock.cli.logs import convert_other_handlers
 from paddock.cli.model_argument import parse_model, parse_stored_model
 from paddock.cli.options import (
     ContextOption,
@@ -119,6 +120,8 @@ def _onboard_as_flow(request: OnboardRequest) -> Onboarded:
     check_prefect_settings()
     from flows.onboard import onboard_model
     from flows.run_local import run_local
+
+    convert_other_handlers()  # those that the import of Prefect has made
 
     _, result = run_local(
         onboard_model,

@@ -36,6 +36,7 @@ from paddock.cli import (
     cost,
     doctor,
     gc,
+    metrics,
     promote,
     refresh,
     run,
@@ -133,7 +134,7 @@ def _main_options(
     log_to_stderr(_LOG, verbose=verbose)
 
 
-for _group in (assess, acquire, volume, gc, verify, usage, promote, refresh, run, compare, cost, doctor):
+for _group in (assess, acquire, volume, gc, verify, usage, promote, refresh, run, compare, cost, doctor, metrics):
     for _command_name, _command in _group.COMMANDS.items():
         app.command(_command_name)(_command)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paddock.cli.logs import convert_other_handlers
 from paddock.errors import BadSetting, NoPermission, NotOnVolume
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def make_clients(*, limit_rate: str | None = None) -> Clients:
     from paddock.model.units import parse_bytes
 
     loaded = settings.load()
+    convert_other_handlers()
     if limit_rate is not None:
         override = {"limit_rate_bytes_per_s": parse_bytes(limit_rate)}
         try:

@@ -40,5 +40,5 @@ def report_failure(as_json: bool, error: str, message: str, cure: str, status: i
     else:
         from paddock.cli.render import print_error
 
-        print_error(message, cure)
+        print_error(error, message, cure)
     return status

@@ -1,8 +1,8 @@
-"""Show the progress of a transfer on stderr: progress bars in a terminal, else a line every 10 seconds."""
+"""Show the progress of a transfer on stderr: progress bars in a terminal, else, and where lines are JSON, a line every
+10 seconds."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from paddock.cli.logs import print_stderr, writes_json
 from paddock.model.acquired import Acquired
 from paddock.model.units import human_bytes, human_time
 from paddock.plain_text import one_line
@@ -31,13 +32,14 @@ class ProgressBars(ProgressListener):
         """`only_lines`: no bars, since other transfers run at the same time."""
         self._clock = clock
         console = Console(stderr=True)
-        self._lines = not quiet and (only_lines or not console.is_terminal)
+        has_bars = console.is_terminal and not only_lines and not writes_json()
+        self._lines = not quiet and not has_bars
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[status]}", markup=False),
             console=console,
-            disable=quiet or only_lines or not console.is_terminal,
+            disable=quiet or not has_bars,
         )
         self._tasks: dict[str, TaskID] = {}
         self._finished: set[str] = set()
@@ -86,7 +88,7 @@ class ProgressBars(ProgressListener):
         line = f"{progress.label}: {_status(progress)}"
         if several and self._total:
             line += f"; {_ALL}: {_status(self._total)}"
-        print(one_line(line), file=sys.stderr)  # noqa: T201 progress
+        print_stderr(line, line)
 
 
 def _status(progress: FileProgress | TotalProgress) -> str:

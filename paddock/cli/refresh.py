@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paddock.cli.logs import convert_other_handlers
 from paddock.cli.options import Json, make_clients
 from paddock.cli.output import print_result
 
@@ -60,6 +61,8 @@ def _as_flow(catalog: str | None) -> Refreshed:
     check_prefect_settings()
     from flows.refresh import refresh_catalog
     from flows.run_local import run_local
+
+    convert_other_handlers()  # those that the import of Prefect has made
 
     _, result = run_local(refresh_catalog, catalog=catalog)
     refreshed: Refreshed = result

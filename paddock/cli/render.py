@@ -6,9 +6,8 @@ is neither read as markup nor able to control the terminal. Progress is `paddock
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from paddock.cli.logs import print_stderr
 from paddock.model.units import counted, human_bytes, human_time
 from paddock.plain_text import one_line
 from paddock.store.manifests import MAX_DOCUMENT_BYTES
@@ -81,14 +81,13 @@ def print_line(line: str) -> None:
 
 def print_progress(line: str) -> None:
     """Print a line on stderr about a step that is done."""
-    with suppress(OSError):
-        print(one_line(line), file=sys.stderr)  # noqa: T201 progress
+    print_stderr(line, line)
 
 
-def print_error(message: str, cure: str) -> None:
-    """Print an error as one sentence on stderr."""
-    with suppress(OSError):  # stderr is closed: the exit status is all that is left
-        print(one_line(f"paddock: {message}{f': {cure}' if cure else ''}"), file=sys.stderr)  # noqa: T201 an error
+def print_error(error: str, message: str, cure: str) -> None:
+    """Print an error as one sentence on stderr. Where stderr is closed, the exit status is all that is left."""
+    text = f"paddock: {message}{f': {cure}' if cure else ''}"
+    print_stderr(text, message, level=logging.ERROR, error=error, cure=cure)
 
 
 def render_pull(pulled: Pulled) -> None:

@@ -12,6 +12,7 @@ from paddock.cli.model_argument import find_snapshot, parse_stored_model
 from paddock.cli.options import Json, ModelArgument, ProfileName, QuantOption, make_clients
 from paddock.cli.output import print_result, report_failure
 from paddock.errors import PaddockError
+from paddock.log_fields import process_fields
 
 
 def bench(
@@ -144,21 +145,27 @@ def serve(
         print_result(as_json, serving.to_json(), lambda: render_serving(serving))
         is_ready = True
 
-    try:
-        received = serve_snapshot(
-            clients,
-            locate(clients, wanted),
-            request,
-            name=wanted,
-            guard=HistoryGuard(clients, wanted),
-            on_ready=on_ready,
-        )
-    except PaddockError as error:
-        if not is_ready:
-            raise
-        return report_failure(
-            False, error.code, error.message, error.cure, error.exit_status
-        )  # stdout has its one JSON object already
+    manifest = locate(clients, wanted)
+    served = {"model": manifest.repository, "revision": manifest.revision, "variant": manifest.variant}
+    with process_fields(**served) as change_fields:
+        try:
+            received = serve_snapshot(
+                clients,
+                manifest,
+                request,
+                name=wanted,
+                guard=HistoryGuard(clients, wanted),
+                on_ready=on_ready,
+                on_switch=lambda serving: change_fields(
+                    {"revision": serving.spec.revision, "variant": serving.spec.variant}
+                ),
+            )
+        except PaddockError as error:
+            if not is_ready:
+                raise
+            return report_failure(
+                False, error.code, error.message, error.cure, error.exit_status
+            )  # stdout has its one JSON object already
     if received is not None and not is_ready:
         message = f"{received.name} was received before the model was ready"
         return report_failure(as_json, "server-unavailable", message, "start it again", 128 + received)

@@ -16,9 +16,13 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from paddock.errors import TransientError
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.counts import counting_failures
 from paddock.lifecycle.retries import JITTER, MAX_RETRY_AFTER_S, RETRY_DELAYS_S, Kind
+from paddock.log_fields import log_fields
 from paddock.model.acquired import Acquired
-from paddock.model.reference import SnapshotId
+from paddock.model.artifact import Listing
+from paddock.model.names import ModelName
+from paddock.model.reference import Reference, SnapshotId
 from paddock.transfer.progress import Progress, ProgressListener
 
 log = logging.getLogger(__name__)
@@ -50,12 +54,32 @@ class Step(Generic[P, R]):
     def __call__(self, clients: Clients, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(clients, *args, **kwargs)
 
+    def attempt(self, clients: Clients, *args: P.args, **kwargs: P.kwargs) -> R:
+        """One try of a runner: as a call, and an error is counted for the metrics."""
+        with counting_failures(clients):
+            return self.function(clients, *args, **kwargs)
+
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """The arguments of a call by name, with defaults, and without the clients."""
         bound = inspect.signature(self.function).bind(None, *args, **kwargs)
         bound.apply_defaults()
         _, *names = bound.arguments
         return {name: bound.arguments[name] for name in names}
+
+    def log_fields(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, str]:
+        """The model, revision and variant that a call is about, as far as its arguments say."""
+        values = list(self.bind(*args, **kwargs).values())
+        for value in values:
+            id = value if isinstance(value, SnapshotId) else getattr(value, "id", None)
+            if isinstance(id, SnapshotId):
+                return {"model": str(id.model), "revision": id.revision, "variant": id.variant}
+        for value in values:
+            if isinstance(value, Listing | Reference):
+                ref = value.revision if isinstance(value, Listing) else ""
+                return {"model": str(value.model), **({"revision": ref} if ref else {})}
+            if isinstance(value, ModelName):
+                return {"model": str(value)}
+        return {}
 
     def __repr__(self) -> str:
         return f"Step({self.name})"
@@ -77,7 +101,8 @@ def step(
 
 
 class Runner(Protocol):
-    """Runs the steps of a phase. An implementer calls a step once for each try, and raises what its last try raised."""
+    """Runs the steps of a phase. An implementer calls `Step.attempt` for each try, and raises what the last try
+    raised."""
 
     @property
     def clients(self) -> Clients: ...
@@ -121,11 +146,12 @@ class PlainRunner(Runner):
         return self._clients
 
     def run(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        result = self._call(step, *args, **kwargs)
-        for warning in step.warnings(result) if step.warnings else ():
-            log.warning("%s", warning)
-        if step.line and self._on_line:
-            self._on_line(step.line(result))
+        with log_fields(**step.log_fields(*args, **kwargs)):
+            result = self._call(step, *args, **kwargs)
+            for warning in step.warnings(result) if step.warnings else ():
+                log.warning("%s", warning)
+            if step.line and self._on_line:
+                self._on_line(step.line(result))
         return result
 
     def listener(self, id: SnapshotId) -> ProgressListener:  # noqa: ARG002 - one listener for all
@@ -134,13 +160,13 @@ class PlainRunner(Runner):
     def _call(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         for delay_s in RETRY_DELAYS_S[step.kind] if self._retry else ():
             try:
-                return step.function(self._clients, *args, **kwargs)
+                return step.attempt(self._clients, *args, **kwargs)
             except TransientError as error:
                 pause_s = delay_s * random.uniform(1, 1 + JITTER)  # noqa: S311 (no secret)
                 pause_s = max(pause_s, min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
                 log.warning("%s; trying again in %.0f s", error.message, pause_s)
                 self._sleep(pause_s)
-        return step.function(self._clients, *args, **kwargs)
+        return step.attempt(self._clients, *args, **kwargs)
 
 
 class SilentListener(ProgressListener):

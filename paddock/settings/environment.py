@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import AliasChoices, ValidationError
 
@@ -38,6 +39,12 @@ def _set_variables() -> Iterator[tuple[str, str]]:
             if value:
                 yield str(variable), value
                 break
+
+
+def log_format() -> Literal["text", "json"]:
+    """As `Settings.log_format`, for what is printed before the settings are read, or since they cannot be: a value that
+    is not known is text."""
+    return "json" if os.environ.get("PADDOCK_LOG_FORMAT", "").strip() == "json" else "text"
 
 
 _CHILD_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ")

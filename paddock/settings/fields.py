@@ -238,6 +238,11 @@ class Settings(BaseModel):
         description="How long a running server watches a newly promoted revision, and rolls it back where it is worse;"
         " `0`: it does not",
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        validation_alias="PADDOCK_LOG_FORMAT",
+        description="Lines on stderr: `text` for people, or `json`, an object a line",
+    )
     docs_url: HttpAddress | None = Field(
         default=None,
         validation_alias="PADDOCK_DOCS_URL",

@@ -209,6 +209,20 @@ def test_a_process_prints_nothing_else_for_bad_input(request: pytest.FixtureRequ
     assert "hunter2" not in done.stdout + done.stderr
 
 
+@pytest.mark.torture
+@pytest.mark.usefixtures("refusing")
+def test_each_line_of_a_recorded_run_is_an_object_that_names_it(recorded: dict[str, str]) -> None:
+    """Prefect's loggers write to the process's standard error too."""
+    arguments, status, error = BAD["no GGUF in it"]
+    done = command(*arguments, **(recorded | {"PADDOCK_LOG_FORMAT": "json"}))
+    assert done.status == status
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert lines[-1]["error"] == error
+    runs = {line["run"] for line in lines if line["logger"].startswith("prefect.") and "run" in line}
+    assert runs, "a flow run"
+    assert {len(run) for run in runs} == {36}
+
+
 @pytest.mark.parametrize("target", ["this-machine", "24gib", "24 GB", "1.5G", "2p", "8589934592"])
 def test_a_target_is_written_as_any_size_is(target: str) -> None:
     assert TypeAdapter(Target).validate_python(target) == target

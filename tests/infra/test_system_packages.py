@@ -28,15 +28,18 @@ def calls(programs: Path) -> list[str]:
 def test_as_root_missing_programs_are_installed(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     write_script(programs / "chromium-browser")
-    assert system_packages.main() == 0
-    assert calls(programs) == ["-qq update", "-qq install --yes --no-install-recommends npm curl systemd redis-server"]
+    assert system_packages.main(["--torture"]) == 0
+    assert calls(programs) == [
+        "-qq update",
+        "-qq install --yes --no-install-recommends npm curl systemd redis-server prometheus",
+    ]
 
 
 def test_nothing_is_run_when_nothing_is_missing(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    for name in ("chromium", "npm", "curl", "systemd-analyze", "redis-server"):
+    for name in ("chromium", "npm", "curl", "systemd-analyze", "redis-server", "promtool"):
         write_script(programs / name)
-    assert system_packages.main() == 0
+    assert system_packages.main(["--torture"]) == 0
     assert calls(programs) == []
 
 
@@ -47,8 +50,8 @@ def test_without_root_or_apt_get_it_prints_what_to_install(
     monkeypatch.setattr(os, "geteuid", lambda: user)
     if not apt:
         (programs / "apt-get").unlink()
-    assert system_packages.main() == 0
-    assert "apt-get install chromium npm curl systemd redis-server" in capsys.readouterr().err
+    assert system_packages.main(["--torture"]) == 0
+    assert "apt-get install chromium npm curl systemd redis-server prometheus" in capsys.readouterr().err
     assert calls(programs) == []
 
 
@@ -57,8 +60,15 @@ def test_a_failing_apt_get_does_not_fail_the_set_up(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     write_script(programs / "apt-get", "#!/bin/sh\nexit 100\n")
-    assert system_packages.main() == 0
+    assert system_packages.main(["--torture"]) == 0
     assert (
-        "apt-get failed (CalledProcessError): chromium, npm, curl, systemd, redis-server not installed"
+        "apt-get failed (CalledProcessError): chromium, npm, curl, systemd, redis-server, prometheus not installed"
         in capfd.readouterr().err
     )
+
+
+def test_the_default_run_installs_no_servers(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    write_script(programs / "chromium")
+    assert system_packages.main() == 0
+    assert calls(programs) == ["-qq update", "-qq install --yes --no-install-recommends npm curl systemd"]

@@ -166,7 +166,7 @@ def test_a_killed_engine_leaves_the_lease_and_a_promotion_in_between_changes_not
 
 
 @pytest.mark.usefixtures("_use_promoted_model")
-def test_after_three_crashes_it_ends_with_one_line_that_lists_them() -> None:
+def test_after_three_crashes_it_ends_with_one_line_that_lists_them(promoted_model: Clients) -> None:
     with ServeProgram(REAL_MODEL_ID, "--ctx", "512") as program:
         for number in range(3):
             wait_for(partial(has_restarted, program.url, number))
@@ -176,7 +176,22 @@ def test_after_three_crashes_it_ends_with_one_line_that_lists_them() -> None:
     *strikes, last = err.splitlines()
     assert ["strike" in line for line in strikes] == [True, True]
     assert last.startswith("paddock: the engine failed 3 times in")
+    assert promoted_model.volume.counters.read()["failures"]["EngineCrashed"] >= 1
     assert "is not restarted: 1. the engine was ended by SIGKILL" in last
+
+
+@pytest.mark.torture
+@pytest.mark.usefixtures("_use_promoted_model")
+def test_with_logs_as_json_each_line_is_an_object_that_names_the_served_revision(promoted_model: Clients) -> None:
+    (manifest,) = promoted_model.volume.snapshots(REAL_MODEL_NAME)
+    with ServeProgram(REAL_MODEL_ID, "--ctx", "512", environment={"PADDOCK_LOG_FORMAT": "json"}) as program:
+        program.engine.send_signal(signal.SIGKILL)
+        wait_for(partial(has_restarted, program.url, 1))
+        _, err = program.end()
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert [line["message"] for line in lines if "strike" in line["message"]]
+    served = {"model": REAL_MODEL_ID, "revision": manifest.revision, "variant": manifest.variant}
+    assert all(served.items() <= line.items() for line in lines)
 
 
 def test_an_address_beyond_this_machine_needs_an_api_key(command: Command) -> None:

@@ -17,6 +17,7 @@ from paddock.lifecycle.acquire.lease_wait import fetch_once
 from paddock.lifecycle.acquire.plan import origin_beyond_volume
 from paddock.lifecycle.acquire.reuse import NOTHING_SEEDED, seed_from_stored
 from paddock.lifecycle.clients import Clients, require_remote
+from paddock.lifecycle.counts import counting_received
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
 from paddock.model.acquired import Acquired, Origin, PlannedFile
@@ -239,19 +240,21 @@ def _fetched(context: _FetchContext, source: Source, origin: Origin) -> Acquired
         seeded = seed_from_stored(
             context.clients, context.model, source, path=planned.file.path, segment_bytes=context.segment_bytes
         )
-    staged = fetch(
-        source,
-        staging=volume.partial,
-        options=replace(
-            Options.of(context.clients.settings),
-            segment_bytes=context.segment_bytes,
-            span_bytes=_REMOTE_SPAN_BYTES if origin == "s3" else None,
-        ),
-        on_progress=context.progress,
-        on_block=weights.feed if weights else None,
-        cancel=context.cancel,
-        is_published=(lambda: volume.has_blob(digest, planned.file.size)) if digest else None,
+    options = replace(
+        Options.of(context.clients.settings),
+        segment_bytes=context.segment_bytes,
+        span_bytes=_REMOTE_SPAN_BYTES if origin == "s3" else None,
     )
+    with counting_received(context.clients, origin, context.progress) as on_progress:
+        staged = fetch(
+            source,
+            staging=volume.partial,
+            options=options,
+            on_progress=on_progress,
+            on_block=weights.feed if weights else None,
+            cancel=context.cancel,
+            is_published=(lambda: volume.has_blob(digest, planned.file.size)) if digest else None,
+        )
     if staged is None:
         if digest is None:
             raise AssertionError("only a file with a digest can arrive by another process")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from paddock.errors import InUse, NotOnVolume, StoreRefused, StoreUnavailable
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.counts import count_evicted
 from paddock.lifecycle.eviction.copies import verified_copies
 from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.eviction.facts import Fetching, facts_of
@@ -47,6 +48,7 @@ def apply(clients: Clients, plan: EvictionPlan, *, fetching: Fetching | None = N
         else:
             log.info("%s was removed: %s", id.short, removal.reason)
             removed.append(EvictionRow(id, freed_bytes, removal.reason))
+    count_evicted(clients, "volume", [row.bytes for row in removed])
     return Applied(tuple(removed), tuple(skipped))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from paddock.errors import InUse, NotOnVolume
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.counts import count_evicted
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
 from paddock.model.names import ModelName, Sha256
@@ -109,10 +110,10 @@ def plan_for(clients: Clients, model: ModelName, variant: Variant) -> Retention:
 def prune(clients: Clients, model: ModelName, variant: Variant) -> Pruned:
     """Apply the plan for the variant. A snapshot that another process promoted or began to serve stays, and one that
     another process removed is skipped."""
-    removed, freed = [], 0
+    removed, freed = [], list[int]()
     for id in plan_for(clients, model, variant).remove:
         try:
-            freed += clients.volume.evict(id, recent_s=0)
+            freed.append(clients.volume.evict(id, recent_s=0))
         except (InUse, NotOnVolume) as error:
             log.info("%s", error.message)
             continue
@@ -120,7 +121,8 @@ def prune(clients: Clients, model: ModelName, variant: Variant) -> Pruned:
         log.info(
             "%s was removed: the volume keeps %d snapshots of a variant", id.short, clients.settings.keep_revisions
         )
-    return Pruned(tuple(removed), freed)
+    count_evicted(clients, "volume", freed)
+    return Pruned(tuple(removed), sum(freed))
 
 
 def _newest_weights(stored: Sequence[RetainedSnapshot], keep: int) -> set[frozenset[Sha256]]:

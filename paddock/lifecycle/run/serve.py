@@ -26,6 +26,7 @@ from paddock.lifecycle.assess.chat_template import chat_of_snapshot
 from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.counts import counting_failures
 from paddock.lifecycle.run.benchmark import with_threads
 from paddock.lifecycle.run.follow import followed_name
 from paddock.lifecycle.run.servable import NO_CHAT, added_pooling, projector_of, require_servable
@@ -139,7 +140,7 @@ def serve_snapshot(
 
     limits = SupervisorLimits(start_s=settings.engine_timeout_s, busy_s=settings.engine_timeout_s)
     try:
-        with ExitStack() as lease:
+        with counting_failures(clients), ExitStack() as lease:
             lease.enter_context(clients.volume.lease(manifest.id))
             opened = lease.enter_context(open_snapshot(clients, manifest, at_end=False))
             spec = replace(plan(manifest, opened.directory, machine), check_files=opened.require_unchanged)

@@ -20,6 +20,7 @@ from pathlib import Path
 from paddock.chat.template import DERIVED_FILES, choose_chat_format
 from paddock.errors import BlobMissing, CorruptFile, NoPermission, NotEnoughDisk, PaddockError, TransientError
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.counts import counting_received
 from paddock.lifecycle.stored_listing import hub_is_out
 from paddock.model.artifact import RepositoryFile
 from paddock.model.source import Expected, Source
@@ -168,12 +169,14 @@ class _Attempts:
             span_bytes=_REMOTE_SPAN_BYTES if near else None,
         )
         try:
-            return fetch(
-                source,
-                staging=volume.partial,
-                options=options,
-                is_published=lambda: volume.has_blob(blob.sha256, blob.size),
-            )
+            with counting_received(self._clients, "s3" if near else "hub") as on_progress:
+                return fetch(
+                    source,
+                    staging=volume.partial,
+                    options=options,
+                    on_progress=on_progress,
+                    is_published=lambda: volume.has_blob(blob.sha256, blob.size),
+                )
         except CorruptFile:  # which kept nothing
             self._is_seeded = False
             raise

@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from paddock.errors import InUse
 from paddock.lifecycle.assess.validate import read_validation
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.counts import count_evicted
 from paddock.lifecycle.eviction.evicted import Evicted, EvictionRow
 from paddock.lifecycle.eviction.plan import BlobFacts, EvictionPlan, SnapshotFacts, VolumeFacts, plan
 from paddock.lifecycle.holdings import holdings_of, share_holdings
@@ -204,6 +205,7 @@ def _remove_snapshots(
             continue
         log.info("%s was removed from %s: %s", id.short, remote.label, removal.reason)
         removed.append(EvictionRow(id, removal.frees_bytes, removal.reason))
+    count_evicted(clients, "s3", [row.bytes for row in removed])
     return removed, skipped
 
 

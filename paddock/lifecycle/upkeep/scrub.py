@@ -17,18 +17,20 @@ from paddock.errors import PaddockError
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
+from paddock.lifecycle.upkeep.last_runs import ScrubRecord, store_scrub
 from paddock.lifecycle.upkeep.verify import (
     VerifiedFile,
     Verifier,
     VolumeVerifier,
     check_manifests,
+    count_damaged,
     is_derived,
 )
 from paddock.lifecycle.upkeep.verify_remote import RemoteVerifier
 from paddock.model.units import human_bytes
 from paddock.store.blob_check import OutOfTime, Pace, Start
 from paddock.store.named_blobs import NamedBlob
-from paddock.store.volume.verifications import ScrubProgress
+from paddock.store.volume.verifications import ON_VOLUME, ScrubProgress
 
 _SAVE_EVERY_S = 3.0
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -140,6 +142,10 @@ def scrub_with(clients: Clients, verifier: Verifier, pace: Pace) -> Scrubbed:
     except OutOfTime:
         complete = False
     progress.end(is_complete=complete)
+    seconds = time.monotonic() - started
+    found, repaired = count_damaged(damaged)
+    record = ScrubRecord(pace.read_bytes, round(seconds, 3), found, repaired, complete)
+    store_scrub(clients, "volume" if verifier.where == ON_VOLUME else "s3", record)
     return Scrubbed(
         where=verifier.label,
         blobs=len(blobs),
@@ -148,7 +154,7 @@ def scrub_with(clients: Clients, verifier: Verifier, pace: Pace) -> Scrubbed:
         damaged=tuple(damaged),
         problems=tuple(dict.fromkeys(problems)),
         complete=complete,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
     )
 
 

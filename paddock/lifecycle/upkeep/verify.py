@@ -7,7 +7,7 @@ segments alone (`blob_repair`). The snapshots of the remote store are verified b
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossiers_with
 from paddock.lifecycle.steps import PlainRunner
 from paddock.lifecycle.upkeep.blob_repair import BlobRepairs
+from paddock.lifecycle.upkeep.last_runs import ScrubRecord, StoreName, store_scrub
 from paddock.lifecycle.upkeep.volume_check import CheckedUse, check_blob
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Sha256
@@ -210,6 +211,19 @@ def verify_with(verifier: Verifier, manifests: Sequence[Manifest], *, pace: Pace
     )
 
 
+def count_damaged(files: Collection[VerifiedFile]) -> tuple[int, int]:
+    """(the blobs that were found damaged, how many of them are sound again)."""
+    damaged = {file.sha256 for file in files if file.damage}
+    return len(damaged), len(damaged - {file.sha256 for file in files if not file.ok})
+
+
+def record_verified(clients: Clients, store: StoreName, verified: Verified) -> None:
+    """Record a verification of all that a store has as its last scrub."""
+    damaged, repaired = count_damaged(verified.files)
+    record = ScrubRecord(verified.read_bytes, round(verified.seconds, 3), damaged, repaired, complete=True)
+    store_scrub(clients, store, record)
+
+
 def is_derived(blob: NamedBlob) -> bool:
     """Whether Paddock derived a file from the others: it is repaired last."""
     return blob.path in DERIVED_FILES
@@ -220,6 +234,7 @@ def verify_volume(clients: Clients, *, repair_damage: bool = False, pace: Pace |
     is written again from the record of its publication, or taken from the remote store."""
     unreadable, problems = check_manifests(clients, repair_damage=repair_damage)
     verified = verify(clients, clients.volume.snapshots(), repair_damage=repair_damage, pace=pace)
+    record_verified(clients, "volume", verified)
     return replace(verified, problems=(*problems, *verified.problems), unreadable=unreadable)
 
 

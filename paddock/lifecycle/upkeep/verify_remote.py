@@ -13,7 +13,7 @@ from datetime import datetime
 from paddock.errors import BlobMissing, CorruptFile, PaddockError
 from paddock.lifecycle.clients import Clients, require_remote
 from paddock.lifecycle.upkeep.blob_repair import BlobRepairs
-from paddock.lifecycle.upkeep.verify import Verified, VerifiedBlob, VerifiedFile, verify_with
+from paddock.lifecycle.upkeep.verify import Verified, VerifiedBlob, VerifiedFile, record_verified, verify_with
 from paddock.model.artifact import Manifest
 from paddock.model.names import Sha256
 from paddock.store import repair
@@ -134,6 +134,8 @@ def verify_remote(
     objects. A repair that fails is reported in `problems`, and not raised. Raises BadSetting where no remote store is
     set, and the errors of its listing."""
     verifier = RemoteVerifier(clients, repair_damage=repair_damage)
-    if manifests is None:
-        manifests = require_remote(clients).snapshots()
-    return verify_with(verifier, manifests, pace=pace or Pace())
+    if manifests is not None:
+        return verify_with(verifier, manifests, pace=pace or Pace())
+    verified = verify_with(verifier, require_remote(clients).snapshots(), pace=pace or Pace())
+    record_verified(clients, "s3", verified)
+    return verified

@@ -32,6 +32,7 @@ class Layout:
         self.leases_root = self.private / "leases"
         self.pins_root = self.private / "pins"
         self.usage_root = self.private / "usage"
+        self.counters_root = self.private / "counters"
         self.verified = self.private / "verified"
         self.published_root = self.private / "published"
         self.identity = self.private / "id"
@@ -49,6 +50,7 @@ class Layout:
             self.leases_root,
             self.pins_root,
             self.usage_root,
+            self.counters_root,
             self.verified,
             self.published_root,
             *(self.private / name for name in others),
@@ -92,6 +94,10 @@ class Layout:
 
     def usage(self, id: SnapshotId) -> Path:
         return self.usage_root / _relative(id)
+
+    def counters(self, worker: str) -> Path:
+        """`worker` was checked (`paddock.store.usage.check_worker`)."""
+        return self.counters_root / f"{worker}.jsonl"
 
     def verification(self, sha256: Sha256, where: str) -> Path:
         return self.verified / sha256[:2] / f"{sha256}-{check_report_name(where)}.json"

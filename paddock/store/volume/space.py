@@ -35,6 +35,13 @@ class Space:
             "trash": sum(_on_disk(path, single_links=True) for path in trash),
         }
 
+    @disk_errors
+    def quarantined_files(self) -> int:
+        """How many damaged copies of blobs are in the quarantine."""
+        return len(
+            [name for name in self._layout.names(self._layout.quarantine) if not name.startswith(STAGING_PREFIX)]
+        )
+
     def _below(self, directory: Path) -> list[Path]:
         return [directory / name for name in self._layout.names(directory)]
 

@@ -19,6 +19,7 @@ from paddock.store.durable import disk_errors, disk_errors_in
 from paddock.store.history import Promoted, Promotion
 from paddock.store.protocol import Store
 from paddock.store.volume.blobs import Blobs, BlobStatus
+from paddock.store.volume.counters import WorkerCounters
 from paddock.store.volume.disk import Disk
 from paddock.store.volume.documents import DocsPages, Notes, Reports, TuningRecords
 from paddock.store.volume.file_states import RECORDED_BYTES, FileStates
@@ -62,6 +63,7 @@ class Volume(Store):
         self.pins = Pins(self._layout, self._snapshots)
         self.refs = RememberedRefs(self._layout)
         self.usage = UsageRecords(self._layout, worker or this_host())
+        self.counters = WorkerCounters(self._layout, self.usage.worker)
         self.verifications = Verifications(self._layout)
         self.reports = Reports(self._layout)
         self.notes = Notes(self._layout)
@@ -69,8 +71,7 @@ class Volume(Store):
         self.docs = DocsPages(self._layout)
         self.disk = Disk(self._layout)
         self.space = Space(self._layout)
-        self.maintenance_lock = WorkLock(self._layout, "maintenance")
-        self.refresh_lock = WorkLock(self._layout, "refresh")
+        self.maintenance_lock, self.refresh_lock = (WorkLock(self._layout, work) for work in ("maintenance", "refresh"))
         self.identity = Identity(self._layout)
         self._leases = ServeLeases(self._layout, self._snapshots, self.usage)
         self.orphans = OrphanSearch(self._layout, self._blobs, self._snapshots, self.links)
@@ -170,8 +171,7 @@ class Volume(Store):
 
     @disk_errors
     def keep_damaged(self, path: Path, sha256: Sha256) -> None:
-        """Link a snapshot's damaged file into the quarantine, where its blob is gone: a repair takes what is sound of
-        it."""
+        """Link a snapshot's damaged file into the quarantine, where its blob is gone, for a repair to take from."""
         self._blobs.keep_damaged(path, sha256)
 
     @disk_errors

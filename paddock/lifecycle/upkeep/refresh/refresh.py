@@ -23,6 +23,7 @@ from paddock.lifecycle.run.engine_change import promoted_with_other_engines
 from paddock.lifecycle.steps import Runner, step
 from paddock.lifecycle.upkeep import volume_use
 from paddock.lifecycle.upkeep.evict import evict
+from paddock.lifecycle.upkeep.last_runs import RefreshRecord, store_refresh
 from paddock.lifecycle.upkeep.refresh.approval import unpromoted_record, waits
 from paddock.lifecycle.upkeep.refresh.change import is_served
 from paddock.lifecycle.upkeep.refresh.entries import EntryPhases, carry_out
@@ -244,6 +245,8 @@ def report_refresh(clients: Clients, refreshed: Refreshed) -> Refreshed:
     markdown = write_report(refreshed.entries, _surroundings(clients), at=at, catalog=catalog, line=refreshed.line)
     name = f"refresh-reports/{at:%Y-%m-%dT%H%M%S}.{at.microsecond // 1000:03}Z.md"
     report = _written(lambda: clients.volume.notes.write(name, markdown), clients.volume.label)
+    counts = Counter(outcome.outcome.value for outcome in refreshed.entries)
+    store_refresh(clients, RefreshRecord(counts, len(refreshed.failures)))
     remote = clients.remote
     remote_report = _written(lambda: remote.write_note(name, markdown), remote.label) if remote else None
     return replace(refreshed, markdown=markdown, report=report, remote_report=remote_report)
