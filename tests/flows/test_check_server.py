@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.check_server import DEPLOYMENTS, check_prefect
@@ -24,6 +25,7 @@ from infra.local.prefect_server import PrefectServer
 from infra.local.state import CHECKOUT
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.upkeep.doctor import CheckResult
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,27 @@ BROKEN = {
 
 
 def states_of_checks(clients: Clients) -> dict[str, CheckResult]:
-    return {check.name.removeprefix("Prefect: "): check for check in check_prefect(clients)}
+    """The results by name, without that of the scheduler: after a deployment it takes up to a minute."""
+    found = {check.name.removeprefix("Prefect: "): check for check in check_prefect(clients)}
+    found.pop("scheduler", None)
+    return found
+
+
+@pytest.mark.torture  # the server's scheduler looks once a minute
+def test_schedules_without_a_planned_run_are_named_until_the_scheduler_planned_one(
+    clients: Clients, deployed: None, client: SyncPrefectClient
+) -> None:
+    def scheduler() -> list[str]:
+        return [check.message for check in check_prefect(clients) if check.name == "Prefect: scheduler"]
+
+    wait_for(lambda: scheduler() == [], limit_s=120, every_s=2)
+    nightly = client.read_deployment_by_name("refresh-catalog/nightly")
+    planned = client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[nightly.id])))
+    assert planned
+    for run in planned:
+        client.delete_flow_run(run.id)
+    assert scheduler() == ["no run is planned of refresh-catalog/nightly, whose schedule is on"]
+    wait_for(lambda: scheduler() == [], limit_s=120, every_s=2)
 
 
 def test_the_doctor_knows_all_deployments() -> None:
