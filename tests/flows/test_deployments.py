@@ -27,7 +27,12 @@ import httpx
 import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -182,6 +187,13 @@ def test_a_deployment_stores_its_pool_and_a_module_and_no_directory(
     stored = json.dumps(httpx.post(f"{prefect_server.url}/deployments/filter", json={}, trust_env=False).json())
     for name in (COPIED, str(CHECKOUT), sys.prefix):
         assert name not in stored
+
+
+def test_the_schedules_make_runs(deployed: None, client: SyncPrefectClient) -> None:
+    """Prefect's scheduler plans runs every few seconds; where it fails, only the server's log says so."""
+    for name in ("maintain-volume/weekly", "refresh-catalog/nightly"):
+        planned = DeploymentFilter(id=DeploymentFilterId(any_=[client.read_deployment_by_name(name).id]))
+        wait_for(lambda planned=planned: client.read_flow_runs(deployment_filter=planned), every_s=0.5)  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
