@@ -18,6 +18,7 @@ PROGRAMS = {
     "npm": ("npm",),
     "curl": ("curl",),
     "systemd": ("systemd-analyze",),
+    "redis-server": ("redis-server",),
 }
 """Debian package, and the names that its program has on different systems."""
 _APT_S = 900.0

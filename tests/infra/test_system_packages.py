@@ -29,12 +29,12 @@ def test_as_root_missing_programs_are_installed(programs: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     write_script(programs / "chromium-browser")
     assert system_packages.main() == 0
-    assert calls(programs) == ["-qq update", "-qq install --yes --no-install-recommends npm curl systemd"]
+    assert calls(programs) == ["-qq update", "-qq install --yes --no-install-recommends npm curl systemd redis-server"]
 
 
 def test_nothing_is_run_when_nothing_is_missing(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    for name in ("chromium", "npm", "curl", "systemd-analyze"):
+    for name in ("chromium", "npm", "curl", "systemd-analyze", "redis-server"):
         write_script(programs / name)
     assert system_packages.main() == 0
     assert calls(programs) == []
@@ -48,7 +48,7 @@ def test_without_root_or_apt_get_it_prints_what_to_install(
     if not apt:
         (programs / "apt-get").unlink()
     assert system_packages.main() == 0
-    assert "apt-get install chromium npm curl systemd" in capsys.readouterr().err
+    assert "apt-get install chromium npm curl systemd redis-server" in capsys.readouterr().err
     assert calls(programs) == []
 
 
@@ -58,4 +58,7 @@ def test_a_failing_apt_get_does_not_fail_the_set_up(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     write_script(programs / "apt-get", "#!/bin/sh\nexit 100\n")
     assert system_packages.main() == 0
-    assert "apt-get failed (CalledProcessError): chromium, npm, curl, systemd not installed" in capfd.readouterr().err
+    assert (
+        "apt-get failed (CalledProcessError): chromium, npm, curl, systemd, redis-server not installed"
+        in capfd.readouterr().err
+    )
