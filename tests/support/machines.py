@@ -139,6 +139,7 @@ class Machines:
             **inherited(),
             "PREFECT_API_URL": self.url,
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(_HEARTBEAT_S),
+            "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # of an API server without its database or Redis
             "PYTHONPATH": str(CHECKOUT),
         }
         bootstrap(self._directory / "bootstrap", self._home("bootstrap"))
