@@ -71,15 +71,20 @@ class Runs:
     def have_ended(self) -> bool:
         return all(run["state_type"] in FINAL for run in self.all())
 
-    def is_true(self, run: dict[str, Any], promoted: Callable[[str], bool]) -> bool:
-        """Completed: its model is promoted. Crashed: its process was gone. Failed: it says why."""
+    def is_true(self, run: dict[str, Any], history: dict[str, list[str]]) -> bool:
+        """Completed: its model is promoted. Crashed: its process was gone. Failed: it says why, and promoted nothing.
+
+        `history` has the operations of each model's promotions; that of a promotion is the id of its run.
+        """
         match run["state_type"]:
             case "COMPLETED":
-                return not run["name"].startswith(("onboard ", "promote ")) or promoted(run["parameters"]["model"])
+                promotes = run["name"].startswith(("onboard ", "promote "))
+                return not promotes or bool(history[run["parameters"]["model"].partition(":")[0]])
             case "CRASHED":
                 return not self._crashed_with_process[run["id"]]
             case state:
-                return state == "FAILED" and bool(run["state"]["message"])
+                done = any(run["id"] in operations for operations in history.values())
+                return state == "FAILED" and bool(run["state"]["message"]) and not done
 
     def _own_process(self, run: dict[str, Any]) -> dict[str, Any]:
         """The run that a worker started a process for: a subflow runs in that of the run above it."""
@@ -141,7 +146,7 @@ def test_all_runs_end_truly_and_nothing_is_fetched_twice_while_machines_die(
         waves = 0
         while True:
             wait_for(runs.have_ended, limit_s=900, every_s=2)
-            left = [model for model in MODELS if clients.volume.promoted(ModelName.parse(model)).revisions == {}]
+            left = [model for model in MODELS if not clients.volume.promoted(ModelName.parse(model)).revisions]
             if not left or waves == 2:
                 break
             waves += 1
@@ -150,22 +155,19 @@ def test_all_runs_end_truly_and_nothing_is_fetched_twice_while_machines_die(
         seconds = time.monotonic() - began
         ended = runs.all()
 
-    def promoted(model: str) -> bool:
-        return bool(clients.volume.promoted(ModelName.parse(model.partition(":")[0])).revisions)
-
-    untrue = [run for run in ended if not runs.is_true(run, promoted)]
+    names = {model: ModelName.parse(model) for model in MODELS}
+    history = {model: [change.operation for change in clients.volume.history(name)] for model, name in names.items()}
+    untrue = [run for run in ended if not runs.is_true(run, history)]
     fetched = sum(count for name, count in hub.stats().bytes_sent.items() if name.endswith(FILE))
     preflights = sum(run["name"].startswith("acquire ") for run in ended)
     print(f"\nround {seed}: {', '.join(victims)} killed with {killed} runs; runs were started again {waves} times")
     _print_runs(ended, untrue)
-    print(
-        f"  bytes: {needed:,} needed, {fetched:,} fetched: {fetched - needed:+,}, by {preflights} preflights and kills"
-    )
+    print(f"  bytes: {needed:,} needed, {fetched:,} fetched, {fetched - needed:+,} by {preflights} preflights")
     print(f"  {seconds:.0f} s")
     assert untrue == []
     assert left == []
     for model in MODELS:
-        assert_volume_consistent(clients, ModelName.parse(model))
+        assert_volume_consistent(clients, names[model])
     # A kill can cost a segment's length ahead of the frontier, and what the sockets held by then.
     assert fetched - needed <= preflights * HEADER_BYTES + killed * 1.5 * SEGMENT_BYTES
 
