@@ -41,6 +41,9 @@ TOLD_STATES = ("Failed", "TimedOut", "Crashed", "Suspended")
 ENDED_STATES = ("Completed", "Failed", "TimedOut", "Crashed", "Cancelled")
 """States in which a run has ended. Prefect refuses to cancel one that ended under another name, such as "Held back"."""
 
+STARTING_STATES = ("Pending", "Submitting", "InfrastructurePending", "Running")
+"""States of a run from when a worker takes it until its first heartbeat."""
+
 MORTAL_FLOWS = (
     "onboard-model",
     "acquire-model",
@@ -141,12 +144,15 @@ def onboard_updated(deployment: UUID) -> AutomationCore:
 
 
 def mark_dead_runs(silence: timedelta) -> AutomationCore:
-    """A run that ended or whose heartbeat was only late is not changed by it, or ends with its own state later."""
+    """A run that ended or whose heartbeat was only late is not changed by it, or ends with its own state later.
+
+    A run whose worker dies before the first heartbeat is watched from the moment on at which a worker takes it.
+    """
     return AutomationCore(
         name=DEAD_RUNS,
         description=f"Mark a run as Crashed that had no heartbeat for {silence.total_seconds():.0f} s.",
         trigger=EventTrigger(
-            after={"prefect.flow-run.heartbeat"},
+            after={*(f"prefect.flow-run.{state}" for state in STARTING_STATES), "prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.*"},
             match=_match({"prefect.resource.id": "prefect.flow-run.*"}),
             match_related=_flows(MORTAL_FLOWS),

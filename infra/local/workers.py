@@ -52,13 +52,19 @@ def await_deployments(service: Service) -> None:
 
 
 def start_worker(
-    pool: str, directory: Path, environment: Mapping[str, str], *, python: Path = Path(sys.executable)
+    pool: str,
+    directory: Path,
+    environment: Mapping[str, str],
+    *,
+    name: str | None = None,
+    python: Path = Path(sys.executable),
 ) -> Service:
     """Start a worker of `pool`, and return when the Prefect server has got its first heartbeat.
 
-    It runs flows with the interpreter `python` and the variables of `environment`, in `directory`.
+    It runs flows with the interpreter `python` and the variables of `environment`, in `directory`. Several workers of
+    one pool each need a `name`; by default it is made of the pool's.
     """
-    name = _name(pool)
+    name = name or _name(pool)
     worker = ["worker", "start", "--pool", pool, "--type", "process", "--name", name]
     service = Service(
         f"the worker of {pool}",

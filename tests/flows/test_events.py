@@ -22,11 +22,11 @@ from prefect import flow
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.clients import PrefectEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.runtime import flow_run
-from prefect.states import Completed, Crashed, Pending, Running
+from prefect.states import Completed, Crashed, InfrastructurePending, Pending, Running, Submitting
 from prefect.utilities.callables import parameter_schema
 
 from flows.onboard import onboard_model
@@ -286,10 +286,13 @@ def test_a_run_without_a_heartbeat_is_marked_as_crashed_and_no_other_is(
     for run, one in zip((dead, ended, alive, approval, other, last), flows, strict=True):
         beat(prefect_server, run, one.name)
     client.set_flow_run_state(ended.id, Completed())
+    early: tuple[State[Any], ...] = (Pending(), Submitting(), InfrastructurePending(), Running())
+    never_began = [client.create_flow_run(mortal, state=state) for state in early]  # killed before the first heartbeat
 
     def are_marked() -> bool:
         beat(prefect_server, alive, mortal.name)
-        return all(client.read_flow_run(run.id).state_type is StateType.CRASHED for run in (dead, last))
+        marked = (dead, last, *never_began)
+        return all(client.read_flow_run(run.id).state_type is StateType.CRASHED for run in marked)
 
     assert wait_for(are_marked, limit_s=90, every_s=2) >= silence.total_seconds() - 2
     states = {run.id: client.read_flow_run(run.id).state_type for run in (ended, alive, approval, other)}
