@@ -100,7 +100,8 @@ class Stack:
         if self.docs is not None:
             variables |= self.docs.environment
         if self.prefect is not None:
-            variables |= self.prefect.environment
+            # It answers 500 while its database is started again, and runs try other failures of it again by themselves.
+            variables |= {**self.prefect.environment, "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}
         if self._heartbeat:
             variables["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = str(_HEARTBEAT_S)
         return variables
