@@ -38,7 +38,7 @@ check: setup
 	$(BIN)/lint-imports
 
 test: setup system-packages
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 
 torture: setup
 	@$(BIN)/python -m infra.system_packages --torture
