@@ -270,7 +270,8 @@ def test_a_run_without_a_heartbeat_is_marked_as_crashed_and_no_other_is(
     no_automations: None, client: SyncPrefectClient, prefect_server: PrefectServer
 ) -> None:
     silence = timedelta(seconds=12)
-    list(create_automations(client, silence=silence))
+    list(create_automations(client))
+    assert f"{DEAD_RUNS}: updated" in list(create_automations(client, silence=silence))
 
     @flow(name="serve-model")
     def mortal() -> None: ...
