@@ -32,9 +32,9 @@ from flows.run_local import server_address
 from paddock.errors import OrchestratorUnavailable
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.upkeep.doctor import CheckResult
+from tasks.gpu_pool import GPU_POOL
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
-GPU_POOL: Final = "paddock-gpu"
 POOLS: Final = ("paddock-io", GPU_POOL, "paddock-serve")
 DEPLOYMENTS: Final[Mapping[str, str]] = {
     "onboard-model/onboard": "flows.onboard.onboard_model",

@@ -74,7 +74,7 @@ def _keep_switched_off(client: SyncPrefectClient, before: DeploymentResponse | N
 
 
 def _definition(deployment: DeploymentResponse) -> dict[str, Any]:
-    """What prefect.yaml and the flow define, without the server's ids and times."""
+    """The fields that prefect.yaml and the flow define, without the server's ids and times."""
     schedules = [
         (schedule.slug, schedule.schedule.model_dump(mode="json"), schedule.parameters)
         for schedule in deployment.schedules

@@ -69,7 +69,7 @@ def render_orphans(orphans: Orphans, *, dry_run: bool) -> None:
 
 
 def render_diagnosis(diagnosis: Diagnosis, fixed: Sequence[str] = ()) -> None:
-    """What was fixed, a row for each check, then what to do about those that are not ok."""
+    """A line for each fix, a row for each check, then the cures of those that are not ok."""
     for line in fixed:
         print_line(line)
     rows = [(check.state, check.name, check.message) for check in diagnosis.checks]

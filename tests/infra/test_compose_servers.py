@@ -43,7 +43,7 @@ class Servers:
         self._replaced = {
             "http://prefect-api:4200": f"http://127.0.0.1:{self.api}",
             "redis://redis:6379": f"redis://127.0.0.1:{redis}",
-            "/tmp/ui": str(directory / "ui"),
+            "/home/paddock/ui": str(directory / "ui"),
         }
         self._values = {
             "PREFECT_SERVER_DATABASE_HOST": "127.0.0.1",

@@ -250,7 +250,7 @@ def _runs(api: str, name: str) -> list[dict[str, Any]]:
 
 
 def _deployments(api: str) -> list[dict[str, Any]]:
-    """What Prefect stores of each deployment and of its schedules, without the fields that a worker's poll or an update
+    """The stored fields of each deployment and of its schedules, without the fields that a worker's poll or an update
     changes."""
     found: list[dict[str, Any]] = _ask(f"{api}/deployments/filter", {})
     return [{**_lasting(row), "schedules": [_lasting(schedule) for schedule in row["schedules"]]} for row in found]
