@@ -25,9 +25,10 @@ NOTIFY_OF_MODELS = "paddock: notify of models"
 NOTIFY_OF_RUNS = "paddock: notify of runs"
 ONBOARD = "paddock: onboard an updated repository"
 DEAD_RUNS = "paddock: mark dead runs as crashed"
+DEAD_RUNS_AGAIN = "paddock: look for dead runs again"
 ENDLESS_RUNS = "paddock: cancel endless runs"
 
-AUTOMATIONS = (NOTIFY_OF_MODELS, NOTIFY_OF_RUNS, ONBOARD, DEAD_RUNS, ENDLESS_RUNS)
+AUTOMATIONS = (NOTIFY_OF_MODELS, NOTIFY_OF_RUNS, ONBOARD, DEAD_RUNS, DEAD_RUNS_AGAIN, ENDLESS_RUNS)
 
 ONBOARD_DEPLOYMENT = "onboard-model/onboard"
 REPOSITORY_UPDATED = "huggingface.repository.updated"
@@ -88,6 +89,7 @@ def create_automations(
     else:
         yield _apply(client, onboard_updated(deployment.id))
     yield _apply(client, mark_dead_runs(silence))
+    yield _apply(client, mark_dead_runs(2 * silence, name=DEAD_RUNS_AGAIN))
     yield _apply(client, cancel_endless_runs(time_limit))
 
 
@@ -143,13 +145,16 @@ def onboard_updated(deployment: UUID) -> AutomationCore:
     )
 
 
-def mark_dead_runs(silence: timedelta) -> AutomationCore:
+def mark_dead_runs(silence: timedelta, *, name: str = DEAD_RUNS) -> AutomationCore:
     """A run that ended or whose heartbeat was only late is not changed by it, or ends with its own state later.
 
     A run whose worker dies before the first heartbeat is watched from the moment on at which a worker takes it.
+
+    Prefect tries an action once, and forgets the run when it has tried: where the database is away at that moment, the
+    run would stay Running. So a second one looks after twice the silence, and finds what the first one left.
     """
     return AutomationCore(
-        name=DEAD_RUNS,
+        name=name,
         description=f"Mark a run as Crashed that had no heartbeat for {silence.total_seconds():.0f} s.",
         trigger=EventTrigger(
             after={*(f"prefect.flow-run.{state}" for state in STARTING_STATES), "prefect.flow-run.heartbeat"},

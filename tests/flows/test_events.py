@@ -33,6 +33,7 @@ from flows.onboard import onboard_model
 from infra.automations import (
     AUTOMATIONS,
     DEAD_RUNS,
+    DEAD_RUNS_AGAIN,
     ENDLESS_RUNS,
     MORTAL_FLOWS,
     NOTIFY_BLOCK,
@@ -150,6 +151,7 @@ def test_a_change_of_a_model_is_an_event_that_notifies_people(
         f"{NOTIFY_OF_RUNS}: created",
         f"{ONBOARD}: left out, since {ONBOARD_DEPLOYMENT} is not deployed",
         f"{DEAD_RUNS}: created",
+        f"{DEAD_RUNS_AGAIN}: created",
         f"{ENDLESS_RUNS}: created",
     ]
     change_model(pulled, other)
@@ -230,7 +232,7 @@ def test_a_bootstrap_again_changes_nothing_and_keeps_what_an_operator_disabled(
 ) -> None:
     left_out, *created = create_automations(client)
     assert "no notification block named paddock-notify" in left_out
-    assert created == [f"{ONBOARD}: created", f"{DEAD_RUNS}: created", f"{ENDLESS_RUNS}: created"]
+    assert created == [f"{name}: created" for name in (ONBOARD, DEAD_RUNS, DEAD_RUNS_AGAIN, ENDLESS_RUNS)]
     before = client.read_automations()
     client.pause_automation(before[0].id)
     assert list(create_automations(client))[1:] == [
@@ -265,13 +267,21 @@ def test_a_run_that_was_wrongly_marked_as_dead_ends_with_its_own_state(client: S
     assert client.read_flow_run(state.state_details.flow_run_id).state_type is StateType.COMPLETED  # type: ignore[arg-type]
 
 
-@pytest.mark.torture  # 20 s of silence
+@pytest.mark.torture  # 20 and 32 s of silence
+@pytest.mark.parametrize(("failing", "looking", "factor"), [("", DEAD_RUNS, 1), (DEAD_RUNS, DEAD_RUNS_AGAIN, 2)])
 def test_a_run_without_a_heartbeat_is_marked_as_crashed_and_no_other_is(
-    no_automations: None, client: SyncPrefectClient, prefect_server: PrefectServer
+    failing: str,
+    looking: str,
+    factor: int,
+    no_automations: None,
+    client: SyncPrefectClient,
+    prefect_server: PrefectServer,
 ) -> None:
-    silence = timedelta(seconds=12)
+    silence = timedelta(seconds=12 * factor)
     list(create_automations(client))
-    assert f"{DEAD_RUNS}: updated" in list(create_automations(client, silence=silence))
+    assert f"{looking}: updated" in list(create_automations(client, silence=timedelta(seconds=12)))
+    for automation in client.read_automations_by_name(failing):
+        client.pause_automation(automation.id)
 
     @flow(name="serve-model")
     def mortal() -> None: ...
@@ -303,7 +313,7 @@ def test_a_run_without_a_heartbeat_is_marked_as_crashed_and_no_other_is(
         approval.id: StateType.RUNNING,
         other.id: StateType.RUNNING,
     }
-    assert "no heartbeat for 12 s" in str(client.read_flow_run(dead.id).state)
+    assert f"no heartbeat for {12 * factor} s" in str(client.read_flow_run(dead.id).state)
 
 
 def beat(server: PrefectServer, run: FlowRun, name: str) -> None:

@@ -120,6 +120,7 @@ class Machines:
             **inherited(),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": self.postgres.url,
             "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
+            "PREFECT_SERVER_LOGGING_LEVEL": "DEBUG",
             **redis_environment(redis_port),
         }
         upgrade = [prefect_program(), "--no-prompt", "server", "database", "upgrade", "--yes"]
