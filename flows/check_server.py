@@ -20,7 +20,6 @@ from prefect.client.schemas.filters import (
     DeploymentFilterId,
     FlowRunFilter,
     FlowRunFilterState,
-    FlowRunFilterStateName,
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
@@ -28,6 +27,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
+from flows.check_runs import check_runs
 from flows.run_local import server_address
 from paddock.errors import OrchestratorUnavailable
 from paddock.lifecycle.clients import Clients
@@ -52,6 +52,8 @@ DEPLOYMENTS: Final[Mapping[str, str]] = {
     "refresh-catalog/nightly": "flows.refresh.refresh_catalog",
 }
 """The deployments of prefect.yaml, and their entrypoints."""
+MORTAL: Final = sorted({name.partition("/")[0] for name in DEPLOYMENTS} - {"approve-promotion"} | {"refresh-entry"})
+"""The flows whose runs have a process until they end."""
 _BOOTSTRAP: Final = "`python -m infra.bootstrap` in a checkout of this version"
 
 
@@ -63,7 +65,7 @@ def check_prefect(clients: Clients) -> Sequence[CheckResult]:  # noqa: ARG001 - 
             problem = client.api_healthcheck()
             if problem is not None:
                 raise problem
-            return [_version(client, server), *_pools(client), *_deployments(client), *_late_runs(client)]
+            return [_version(client, server), *_pools(client), *_deployments(client), *check_runs(client, MORTAL)]
     except httpx.HTTPStatusError as error:
         return [_refused(server, f"status {error.response.status_code}")]
     except (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, ValueError) as error:
@@ -179,11 +181,3 @@ def _is_stale(deployment: DeploymentResponse, entrypoint: str) -> bool:
     here, there = flow.parameters.model_dump_for_openapi(), deployment.parameter_openapi_schema or {}
     takes_others = any(here.get(part) != there.get(part) for part in ("properties", "required"))
     return takes_others or deployment.entrypoint != entrypoint or bool(deployment.pull_steps)
-
-
-def _late_runs(client: SyncPrefectClient) -> Iterator[CheckResult]:
-    state = FlowRunFilterState(name=FlowRunFilterStateName(any_=["Late"]))
-    late = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=state), limit=200)
-    if late:
-        message = f"{len(late)} wait past their time, such as {late[0].name}"
-        yield CheckResult("Prefect: runs", False, message, "see the pools and their workers above", needed=False)
