@@ -54,7 +54,7 @@ COPY --from=build /opt/venv /opt/venv
 # The bootstrap: `python -m infra.bootstrap` in the working directory. Workers and servers do not use it.
 WORKDIR /opt/paddock
 COPY prefect.yaml ./
-COPY infra/__init__.py infra/automations.py infra/bootstrap.py infra/
+COPY infra/__init__.py infra/automations.py infra/bootstrap.py infra/deployments.py infra/
 
 ENV PATH=/opt/venv/bin:$PATH \
     PADDOCK_VOLUME=/models \

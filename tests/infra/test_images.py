@@ -95,14 +95,26 @@ def test_a_worker_runs_a_command_that_prefect_has(image: str) -> None:
     assert arguments[arguments.index("--limit") + 1 :][:1] == ["1"] if image is GPU_WORKER else "--limit" not in words
 
 
+def closure(file: str) -> set[str]:
+    """The file of `infra`, and those that it and they import, also in a function."""
+    found, left = set[str](), [file]
+    while left:
+        name = left.pop()
+        found.add(name)
+        imported = re.findall(r"^ *from infra\.([\w.]+) import", (ROOT / name).read_text(), re.MULTILINE)
+        left += {f"infra/{module.replace('.', '/')}.py" for module in imported} - found
+    return found
+
+
 @WORKERS
 def test_a_worker_has_the_installed_package_and_no_checkout(image: str) -> None:
     _, final = re.split(r"^FROM \${RUNTIME_IMAGE}$", image, flags=re.MULTILINE)
-    bootstrap = ["prefect.yaml ./", "infra/__init__.py infra/automations.py infra/bootstrap.py infra/"]
-    assert re.findall(r"^COPY (.+)$", final, re.MULTILINE) == [
-        "--from=build /opt/venv /opt/venv",
-        *(bootstrap if image is IO_WORKER else []),
-    ]
+    first, *bootstrap = re.findall(r"^COPY (.+)$", final, re.MULTILINE)
+    assert first == "--from=build /opt/venv /opt/venv"
+    copied = {name for line in bootstrap for name in line.split()[:-1]}
+    assert copied == (
+        closure("infra/bootstrap.py") | {"infra/__init__.py", "prefect.yaml"} if image is IO_WORKER else set()
+    )
     assert re.findall(r"pip install .*", image)[-1] == "pip install --no-deps --no-build-isolation ."
 
 
