@@ -1,7 +1,7 @@
 """Assemble one file in its staging directory: hash the bytes as they are written, keep the journal, and repair.
 
-All of it runs in the calling thread. The bytes are read back from the page cache, where the workers, or another
-backend, have just written them.
+All of it but the hashing runs in the calling thread. The bytes are read back from the page cache, where the workers, or
+another backend, have just written them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from paddock.model.names import SegmentDigest
 from paddock.model.source import Source
 from paddock.transfer import backends
 from paddock.transfer.backends import Backend
-from paddock.transfer.digest import BLOCK_BYTES, OnBlock, RunningDigest, digest_file, digest_for, segment_spans
+from paddock.transfer.digest import (
+    BLOCK_BYTES,
+    BlockThreads,
+    OnBlock,
+    RunningDigest,
+    digest_file,
+    digest_for,
+    segment_spans,
+)
 from paddock.transfer.meter import Meter
 from paddock.transfer.options import Options
 from paddock.transfer.pieces import verified_pieces
@@ -164,10 +172,10 @@ class Assembler:
             pieces=pieces,
             journal=self._staging.journal,
         )
-        with pool as scheduler:
+        with pool as scheduler, BlockThreads(self._on_block) as threads:
             while digest.position < digest.size:
                 target = ends[0] if ends else self._next_checkpoint(digest.position)
-                self._hash(scheduler, fd, digest, until=target, on_block=self._on_block, report=self._report_receiving)
+                self._hash(scheduler, fd, digest, threads, until=target, report=self._report_receiving)
                 if ends:
                     ends.pop(0)
                     if not ends:  # until now the connections waited for the reader
@@ -204,11 +212,11 @@ class Assembler:
         scheduler: RangeScheduler,
         fd: int,
         digest: RunningDigest,
+        threads: BlockThreads,
         *,
         until: int,
         report: Callable[[RangeScheduler, int], None],
         offset: int = 0,
-        on_block: OnBlock | None = None,
     ) -> None:
         """Hash the first `until` bytes of the open file as they are written. Its first byte is the source's byte
         `offset`. `report` is called with the position before each block."""
@@ -222,9 +230,7 @@ class Assembler:
             block = self._buffer[: os.preadv(fd, [self._buffer[:count]], digest.position)]
             if not block:
                 raise TransferInterrupted(f"{self._staging.data} was truncated by another program", cure="try again")
-            if on_block:
-                on_block(digest.position, block)
-            digest.update(block)
+            threads.read(digest, block)
             self._verification.count(len(block), time.perf_counter() - began)
 
     def _repair(self, fd: int, digest: RunningDigest) -> RunningDigest:
@@ -257,8 +263,10 @@ class Assembler:
         try:
             preallocate(segment_fd, path, end - start)
             new = RunningDigest(end - start, segment_bytes=end - start)
-            with WorkerPool(self._context, path, start, end, written_to=start, rebased=True) as scheduler:
-                self._hash(scheduler, segment_fd, new, until=end - start, offset=start, report=self._report_repairing)
+            pool = WorkerPool(self._context, path, start, end, written_to=start, rebased=True)
+            with pool as scheduler, BlockThreads() as threads:
+                report = self._report_repairing
+                self._hash(scheduler, segment_fd, new, threads, until=end - start, offset=start, report=report)
             if new.segment_prefix == digest:
                 return False
             for offset in range(0, end - start, BLOCK_BYTES):

@@ -3,7 +3,8 @@
 A *segment* is a fixed length of the file; the last one may be shorter. The Hub and the stores name a file by its
 sha256. Segment digests are Paddock's own, so that they can be BLAKE3, which is as safe and takes a fifth of the time of
 sha256 (https://github.com/BLAKE3-team/BLAKE3). Both release the GIL for blocks as large as these, so that hashing runs
-beside the threads that move bytes. What follows from a wrong digest is left to the caller.
+beside the threads that move bytes, and the digests beside each other. What follows from a wrong digest is left to the
+caller.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from blake3 import blake3
 
@@ -23,11 +27,13 @@ from paddock.untrusted.content import UnusableContent
 from paddock.untrusted.files import open_regular
 
 BLOCK_BYTES = 4 * 1024 * 1024
+_MIN_BESIDE_BYTES = 256 * 1024
+"""A smaller block takes less time than it takes to wake a thread."""
 _BLAKE3 = "blake3:"
 
 OnBlock = Callable[[int, memoryview], None]
-"""Called with each block of a file before it is hashed: its offset and its bytes. The memory is reused after the
-call."""
+"""Called with each block of a file while it is hashed, in a thread of its own: its offset and its bytes. The memory is
+reused after the call."""
 
 
 def same_algorithm(first: Sequence[SegmentDigest], second: Sequence[SegmentDigest]) -> bool:
@@ -82,12 +88,24 @@ class RunningDigest:
 
     def update(self, block: memoryview) -> None:
         """Hash the next bytes. They must not extend beyond `segment_end`."""
-        end = self.segment_end
+        self.hash_whole(block)
+        self.hash_parts(block)
+        self.advance(len(block))
+
+    def hash_whole(self, block: memoryview) -> None:
+        """One part of `update`, which may run beside the other one, in another thread."""
         self._whole.update(block)
+
+    def hash_parts(self, block: memoryview) -> None:
+        """The other part of `update`."""
         self._segment.update(block)
         if self._git:
             self._git.update(block)
-        self.position += len(block)
+
+    def advance(self, count: int) -> None:
+        """End an `update`, once both parts have hashed the `count` bytes."""
+        end = self.segment_end
+        self.position += count
         if self.position == end:
             self._segments.append(self._segment.digest)
             self._segment = SegmentHash(self._like)
@@ -124,6 +142,50 @@ class RunningDigest:
         return None
 
 
+class BlockThreads:
+    """Read each block of one file in three threads at once, so that on enough cores its sha256 alone is the limit.
+
+        the calling thread      the sha256 of the whole file, which takes the longest and cannot be divided
+        one thread              the digest of the segment, and git's
+        one thread              `on_block`, such as the scan of weights
+
+    All have read a block before `read` returns: the memory of a block is reused, and a checkpoint covers what every
+    thread has read. On one core they take turns.
+    """
+
+    def __init__(self, on_block: OnBlock | None = None) -> None:
+        self._on_block = on_block
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="paddock-block")  # a thread begins with its first call
+
+    def read(self, digest: RunningDigest, block: memoryview) -> None:
+        """Pass the next bytes of the file to `on_block` and to `digest`. They must not extend beyond its `segment_end`,
+        and are not used after the call. Raises what `on_block` raises."""
+        others: list[Callable[[], object]] = [lambda: digest.hash_parts(block)]
+        if on_block := self._on_block:
+            others.append(lambda: on_block(digest.position, block))
+        if len(block) < _MIN_BESIDE_BYTES:
+            for other in others:
+                other()
+            digest.hash_whole(block)
+        else:
+            running: list[Future[object]] = [self._pool.submit(other) for other in others]
+            try:
+                digest.hash_whole(block)
+            finally:
+                wait(running)
+            for one in running:
+                one.result()
+        digest.advance(len(block))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()
+
+
 def digest_for(expected: Expected, *, segment_bytes: int, like: SegmentDigest | None = None) -> RunningDigest:
     """A RunningDigest that computes every digest which `expected` states."""
     with_git = expected.git_sha1 is not None
@@ -141,19 +203,19 @@ def digest_file(
 ) -> RunningDigest:
     """Hash the first `expected.size` bytes of an open file. If the file is shorter, `position` is where it ended.
 
-    `on_block` is called with each block before it is hashed, `on_position` with the offset after it; both may raise.
+    `on_block` is called with each block while it is hashed, in another thread, and `on_position` with the offset after
+    it; both may raise.
     """
     digest = digest_for(expected, segment_bytes=segment_bytes, like=like)
     buffer = memoryview(bytearray(BLOCK_BYTES))
-    while digest.position < digest.size:
-        block = buffer[: min(BLOCK_BYTES, digest.segment_end - digest.position)]
-        count = os.preadv(fd, [block], digest.position)
-        if not count:
-            break
-        if on_block:
-            on_block(digest.position, block[:count])
-        digest.update(block[:count])
-        on_position(digest.position)
+    with BlockThreads(on_block) as threads:
+        while digest.position < digest.size:
+            block = buffer[: min(BLOCK_BYTES, digest.segment_end - digest.position)]
+            count = os.preadv(fd, [block], digest.position)
+            if not count:
+                break
+            threads.read(digest, block[:count])
+            on_position(digest.position)
     return digest
 
 

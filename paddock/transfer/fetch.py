@@ -64,7 +64,7 @@ def fetch(
 ) -> Staged | None:
     """Download a file into `staging`; None once `is_published()` is true, since another process published the bytes.
 
-    `on_block` is called in the calling thread with each block before it is hashed, in order. If an offset is lower than
+    `on_block` is called with each block while it is hashed, in order, in another thread. If an offset is lower than
     the end of the block before, the bytes from there on were wrong, and are passed again. When this function returns,
     the bytes that were passed last for each offset are right.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from paddock.errors import CorruptFile
 from paddock.model.source import Expected
 from paddock.transfer.digest import RunningDigest, verify_file
+from paddock.untrusted.content import UnusableContent
 from tests.support.segments import segment_of, segments_of
 from tests.transfer.remote import KIB, MIB, content, expected, git_sha1_of, sha256_of
 
@@ -49,6 +51,40 @@ def test_a_file_with_other_content_is_corrupt(tmp_path: Path, content_found: byt
     (tmp_path / "file").write_bytes(content_found)
     with pytest.raises(CorruptFile, match=message):
         verify_file(tmp_path / "file", expected(b"content"), MIB)
+
+
+def test_large_blocks_are_read_in_three_threads_at_once_and_all_before_the_next_one(tmp_path: Path) -> None:
+    data = content(3 * MIB)
+    (tmp_path / "file").write_bytes(data)
+    seen, threads = bytearray(), set[str]()
+
+    def on_block(offset: int, block: memoryview) -> None:
+        assert offset == len(seen)
+        seen.extend(block)
+        threads.add(threading.current_thread().name)
+
+    expected_digest = Expected(len(data), sha256_of(data), git_sha1_of(data))
+    assert verify_file(tmp_path / "file", expected_digest, MIB, on_block=on_block) == (
+        sha256_of(data),
+        segments_of(data, MIB),
+    )
+    assert seen == data
+    assert threads <= {"paddock-block_0", "paddock-block_1"}
+    assert threads
+
+
+@pytest.mark.parametrize("size", [100, MIB])
+def test_what_a_reader_of_blocks_raises_ends_the_reading(tmp_path: Path, size: int) -> None:
+    (tmp_path / "file").write_bytes(content(2 * size))
+    calls = []
+
+    def on_block(offset: int, _: memoryview) -> None:
+        calls.append(offset)
+        raise UnusableContent("the reader's own")
+
+    with pytest.raises(UnusableContent, match="the reader's own"):
+        verify_file(tmp_path / "file", Expected(2 * size), size, on_block=on_block)
+    assert calls == [0]
 
 
 @given(data=st.binary(max_size=200), segment_bytes=st.integers(1, 50), cuts=st.lists(st.integers(1, 60)))
