@@ -241,7 +241,7 @@ def _first_not_finite(rows: _Bytes, kind: GgmlType) -> int | None:
     if kind in _SCALE_OFFSETS:
         wrong = np.zeros(len(rows), dtype=np.bool_)
         for offset in _SCALE_OFFSETS[kind]:
-            wrong |= _is_huge_scale(rows[:, offset : offset + 2].copy().view("<u2")[:, 0])
+            wrong |= _is_huge_scale(rows[:, offset : offset + 2].view("<u2")[:, 0])
     elif kind is GgmlType.F16:
         wrong = _has_all_bits(rows.view("<u2")[:, 0], _EXPONENT_F16)
     elif kind is GgmlType.BF16:
@@ -251,7 +251,7 @@ def _first_not_finite(rows: _Bytes, kind: GgmlType) -> int | None:
     elif kind is GgmlType.MXFP4:
         wrong = rows[:, 0] >= _HUGE_E8M0  # a power of two; 255 is NaN
     elif kind is GgmlType.IQ1_M:
-        parts = rows[:, 48:56].copy().view("<u2")  # the scale is spread over the top four bits of each number
+        parts = rows[:, 48:56].view("<u2")  # the scale is spread over the top four bits of each number
         wrong = _is_huge_scale(_scale_of_iq1_m(parts))
     else:
         return None
@@ -277,7 +277,10 @@ def _scale_of_iq1_m(parts: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
 def _zero_pages(data: _Bytes) -> npt.NDArray[np.bool_]:
     """Return for each page whether it is all zeros. An incomplete page at the end counts as a page."""
     whole = len(data) // _PAGE_BYTES * _PAGE_BYTES
-    zero = ~np.asarray(data[:whole].reshape(-1, _PAGE_BYTES).any(axis=1))
+    pages = data[:whole].view("<u8").reshape(-1, _PAGE_BYTES // 8)
+    zero = np.asarray(pages[:, 0] == 0)  # few begin so: the others need not be read
+    begin_so = np.flatnonzero(zero)
+    zero[begin_so] = ~pages[begin_so].any(axis=1)
     return np.append(zero, not data[whole:].any()) if whole < len(data) else zero
 
 
