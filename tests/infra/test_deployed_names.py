@@ -12,6 +12,7 @@ import pytest
 import yaml
 from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 from botocore.credentials import EnvProvider
+from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings
 from prefect_redis.client import RedisMessagingSettings
 
 from infra.bootstrap import POOLS
@@ -35,7 +36,9 @@ from tests.support.deployed import (
 from tests.support.pages import variables as names
 
 PADDOCKS = {name for field in Settings.model_fields.values() for name in names(field)}
-REDIS = {f"PREFECT_REDIS_MESSAGING_{field.upper()}" for field in RedisMessagingSettings.model_fields}
+REDIS = {f"PREFECT_REDIS_MESSAGING_{field.upper()}" for field in RedisMessagingSettings.model_fields} | {
+    f"PREFECT_REDIS_WORKER_CLEANUP_QUEUE_{field.upper()}" for field in RedisWorkerCleanupQueueSettings.model_fields
+}
 BOTO3 = {
     EnvProvider.ACCESS_KEY,
     EnvProvider.SECRET_KEY,
@@ -86,7 +89,12 @@ def test_prefect_takes_the_values_of_a_file(file: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("module", sorted({v.value for v in variables() if v.value.startswith("prefect_redis.")}))
 def test_a_module_of_prefect_redis_has_what_prefect_loads(module: str) -> None:
     loaded = import_module(module)
-    expected = {"messaging": "Publisher", "ordering": "CausalOrdering", "lease_storage": "ConcurrencyLeaseStorage"}
+    expected = {
+        "messaging": "Publisher",
+        "ordering": "CausalOrdering",
+        "lease_storage": "ConcurrencyLeaseStorage",
+        "cleanup_queue": "WorkerCleanupQueue",
+    }
     assert hasattr(loaded, expected[module.rpartition(".")[2]])
 
 
@@ -97,6 +105,7 @@ def test_redis_is_used_for_everything_that_several_servers_share() -> None:
         "PREFECT_SERVER_EVENTS_MESSAGING_CACHE",
         "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING",
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
+        "PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_QUEUE_STORAGE",
     }
     assert services()["prefect-services"]["environment"].items() <= services()["prefect-api"]["environment"].items()
 

@@ -120,7 +120,6 @@ class Machines:
             **inherited(),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": self.postgres.url,
             "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
-            "PREFECT_SERVER_LOGGING_LEVEL": "DEBUG",
             **redis_environment(redis_port),
         }
         upgrade = [prefect_program(), "--no-prompt", "server", "database", "upgrade", "--yes"]
@@ -200,6 +199,7 @@ def redis_environment(port: int) -> dict[str, str]:
         "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "prefect_redis.messaging",
         "PREFECT_SERVER_EVENTS_MESSAGING_CACHE": "prefect_redis.messaging",
         "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
+        "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "PT1H",
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
         "PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_QUEUE_STORAGE": "prefect_redis.cleanup_queue",
     }
