@@ -32,9 +32,11 @@ from paddock.store.history import Promotion
 from paddock.transfer.progress import Progress, ProgressListener, TotalProgress
 from tasks import pictures
 from tasks.escaped_artifacts import create_page, create_progress, create_table, update_progress
+from tasks.run_log import run_logger
 from tasks.subject import ArtifactSubject
 
 _UPDATE_INTERVAL_S = 1.0
+_LOG_INTERVAL_S = 60.0
 
 
 def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
@@ -83,17 +85,17 @@ def _evicted_rows(evicted: Sequence[EvictionRow], reason_column: str) -> list[di
 
 
 class DownloadArtifact(ProgressListener):
-    """A progress artifact for all files of a snapshot, updated at most once a second."""
+    """A progress artifact for all files of a snapshot, updated at most once a second. Each minute it is logged too."""
 
     def __init__(self, subject: ArtifactSubject) -> None:
         self._subject = subject
         self._total = TotalProgress(0)
-        self._began = self._last = time.monotonic()
+        self._began = self._last = self._logged = time.monotonic()
         self.seconds = 0.0
 
     def on_start(self, total_bytes: int) -> None:
         self._total = TotalProgress(total_bytes)
-        self._began = self._last = time.monotonic()
+        self._began = self._last = self._logged = time.monotonic()
         self._id = create_progress(
             key=self._subject.key("download"),
             description=f"{self._subject.name}: 0 B of {human_bytes(total_bytes)}",
@@ -107,7 +109,11 @@ class DownloadArtifact(ProgressListener):
         done, total, left_s = self._total.done_bytes, self._total.total_bytes, self._total.left_s
         rate = human_bytes(round(self._total.rate_bytes_per_s))
         left = "" if left_s is None else f", {human_time(left_s)} left"
-        self._write(100.0 * done / max(total, 1), f"{human_bytes(done)} of {human_bytes(total)} at {rate}/s{left}")
+        line = f"{human_bytes(done)} of {human_bytes(total)} at {rate}/s{left}"
+        self._write(100.0 * done / max(total, 1), line)
+        if self._last - self._logged >= _LOG_INTERVAL_S:
+            self._logged = self._last
+            run_logger().info("fetching %s: %s", self._subject.name, line)
 
     def on_finish(self, acquired: Sequence[Acquired]) -> None:
         self.seconds = time.monotonic() - self._began

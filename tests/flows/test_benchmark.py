@@ -26,12 +26,14 @@ from infra.local.hub import HubService
 from paddock.errors import EngineCrashed, OrchestratorUnavailable
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.onboard import OnboardRequest
 from paddock.lifecycle.run.benchmark import read_benchmark
 from paddock.lifecycle.run.pictures import Pictures, draw_pictures
 from paddock.lifecycle.run.stored_benchmarks import record_benchmark
 from paddock.model.reference import Reference
 from tasks import gpu_pool
 from tasks.recorders import StepRun, record
+from tasks.runner import PrefectRunner
 from tests.support.benchmarks import DISTURBED, a_benchmark
 from tests.support.gguf import U32, tiny_llama
 from tests.support.stores import A, publish
@@ -76,7 +78,13 @@ def test_without_a_deployment_the_benchmark_runs_in_this_process(
     roomy = tiny_llama().set("llama.context_length", U32, 512).to_bytes()
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy})
     manifest = pull(clients, Reference(MODEL)).manifest
-    benchmark_on_gpu_worker(manifest, 512, "chat", "this-machine")
+    request = OnboardRequest(Reference(MODEL), context_tokens=512)
+
+    @flow
+    def measure_it() -> None:
+        benchmark_on_gpu_worker(PrefectRunner(), manifest, request)
+
+    measure_it()
     assert read_benchmark(clients, manifest) is not None
 
 
