@@ -211,9 +211,10 @@ def test_a_benchmark_that_does_not_stand_replaces_no_artifact(
         descriptions.append([str(artifact.description) for artifact in found])
         if subject == run.subject():
             assert ["120.0 tokens/s" in str(artifact.data) for artifact in found] == [True, False]
-    where, name = "on A CPU, 8 cores, llama-cpp-python 1", manifest.id.short
+    speeds, where = "prefill 1000.0 tokens/s, decode 100.0 tokens/s", "on A CPU, 8 cores, llama-cpp-python 1"
+    name = manifest.id.short
     assert descriptions == [
-        [f"{name}: {where}"] * 2,
-        [f"{name} with 512 tokens of context: {where}"],
-        [f"{name} with 4096 tokens of context: not reliable, {where}"],
+        [f"{speeds.replace('decode 100', 'decode 120')}: {name} {where}", f"{speeds}: {name} {where}"],
+        [f"{speeds}: {name} with 512 tokens of context {where}"],
+        [f"{speeds} (not reliable): {name} with 4096 tokens of context {where}"],
     ]

@@ -43,7 +43,7 @@ from paddock.lifecycle.promote.promote import update_remote_ref
 from paddock.lifecycle.steps import PlainRunner
 from paddock.model.reference import Reference, artifact_key
 from paddock.store.copying import push
-from tests.support.browser import image_widths, open_browser
+from tests.support.browser import image_widths, open_browser, wide_tables
 from tests.support.flow_runs import messages, newest, tries, warnings
 from tests.support.gguf import STRING, U32, tiny_llama
 from tests.support.s3_proxy import S3Fault, proxied
@@ -202,14 +202,15 @@ def test_a_second_onboarding_fetches_no_byte_and_says_so(onboarded: Twice) -> No
     assert "0 B fetched" in (onboarded.again_artifacts["download"].description or "")
 
 
-def test_a_browser_draws_the_pictures_of_the_benchmark_and_of_the_dossier(
+def test_a_browser_draws_the_pictures_of_the_benchmark_and_of_the_dossier_and_no_table_is_too_wide(
     onboarded: Twice, prefect_server: PrefectServer
 ) -> None:
-    """One in each of Prefect's user interfaces; `test_pictures.py` opens both in both."""
+    """One in each of Prefect's user interfaces; `test_pictures.py` and `test_pages.py` open more in both."""
     with open_browser() as page:
         for interface, kind in (("", "benchmark"), ("/v2", "dossier")):
             shown = onboarded.again_artifacts[kind]
             assert image_widths(page, f"{prefect_server.ui}{interface}/artifacts/artifact/{shown.id}") == [680] * 3
+            assert wide_tables(page) == []
 
 
 @pytest.mark.usefixtures("clients")
@@ -295,7 +296,7 @@ def test_a_target_that_is_too_small_is_refused_before_a_weight_is_fetched(
         run_local(onboard_model, model=NAME, target="1MiB")
     table = artifact(client, "preflight", f"{NAME} for 1MiB")
     assert "does not fit" in (table.description or "")
-    assert {"Q8_0", "Q4_K_M", "Q6_K"} == {row["quantization"] for row in json.loads(str(table.data))}
+    assert {"Q8_0", "Q4_K_M", "Q6_K"} == {row["variant"] for row in json.loads(str(table.data))}
     assert not list((clients.settings.volume / ".paddock").glob("blobs/sha256/*/*"))
 
 
