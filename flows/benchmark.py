@@ -7,8 +7,8 @@ from prefect import flow
 from flows.parameters import ContextTokens, Model, Profile, RevisionName
 from paddock.lifecycle.acquire.restore import locate_or_restore
 from paddock.lifecycle.dossier import refresh_dossier
-from paddock.lifecycle.onboard import skip_if_too_large
-from paddock.lifecycle.run.benchmark import measure, share_benchmark
+from paddock.lifecycle.onboard import OnboardRequest, skip_if_too_large
+from paddock.lifecycle.run.benchmark import measure, read_shared_benchmark, share_benchmark
 from paddock.measure.benchmark_report import Benchmark
 from paddock.model.artifact import Manifest
 from tasks import gpu_pool, policies
@@ -44,23 +44,27 @@ def benchmark_model(
     return measured
 
 
-def benchmark_on_gpu_worker(manifest: Manifest, context_tokens: int, profile: Profile, target: str) -> None:
-    """Run the benchmark on a worker of the GPU work pool, or in this process if no worker is online.
+def benchmark_on_gpu_worker(runner: PrefectRunner, manifest: Manifest, request: OnboardRequest) -> Benchmark | None:
+    """Run the benchmark on a worker of the GPU work pool, or in this flow run if no worker is online.
 
-    The result is in the reports of the volume, or of S3 if that worker has a volume of its own. In this process, a
-    model that is meant for another machine and does not fit this one is skipped with a warning.
+    The result is in the reports of the volume, or of S3 if that worker has a volume of its own. In this flow run, a
+    model that is meant for another machine and does not fit this one is skipped with a warning: None.
     """
-    model, revision = manifest.id.name, manifest.revision
-    parameters = {"model": model, "revision": revision, "context_tokens": context_tokens, "profile": profile}
+    roleplay = request.profile == "roleplay"
+    parameters = {
+        "model": manifest.id.name,
+        "revision": manifest.revision,
+        "context_tokens": request.context,
+        "profile": request.profile,
+    }
     run = gpu_pool.start_on_gpu("benchmark-model/benchmark-gpu", parameters)
     if run is None:
-        with skip_if_too_large(manifest, target, warn=_warn):
-            benchmark_model(model, revision, context_tokens, profile)
-    else:
-        runs = 3 if profile == "roleplay" else 1  # the roleplay starts the engine twice: to count tokens, and to answer
-        limit_s = gpu_pool.time_limit_s(engine_runs=runs, fetch_bytes=manifest.size_bytes)
-        gpu_pool.await_completion(run, run_limit_s=limit_s)
-
-
-def _warn(message: str, *args: object) -> None:
-    run_logger().warning(message, *args)
+        with skip_if_too_large(manifest, request.target, warn=run_logger().warning):
+            measured, _ = measure(runner, manifest, request.context, roleplay=roleplay, pool=gpu_pool.own_pool())
+            runner.run(share_benchmark, manifest)
+            return measured
+        return None
+    runs = 3 if roleplay else 1  # the roleplay starts the engine twice: to count tokens, and to answer
+    limit_s = gpu_pool.time_limit_s(engine_runs=runs, fetch_bytes=manifest.size_bytes)
+    gpu_pool.await_completion(run, run_limit_s=limit_s)
+    return runner.run(read_shared_benchmark, manifest)

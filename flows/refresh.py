@@ -6,8 +6,8 @@ from prefect import State, flow
 from prefect.states import Completed
 
 from flows.approve import request_approval
-from flows.onboard import Subflows
 from flows.parameters import CatalogName
+from flows.phases import FlowPhases
 from paddock.lifecycle.clients import Clients, connect_with
 from paddock.lifecycle.promote.gating import PromotionScope
 from paddock.lifecycle.upkeep.refresh.change import change_entry
@@ -45,7 +45,11 @@ def refresh_catalog(catalog: CatalogName | None = None, dry_run: bool = False) -
     request = RefreshRequest(catalog, dry_run)
     with cancelling_runs_below():
         refreshed = refresh(
-            PrefectRunner(clients=clients), request, SubflowEntries(clients, catalog), on_plan=_log_plan
+            PrefectRunner(clients=clients),
+            request,
+            SubflowEntries(clients, catalog),
+            on_plan=_log_plan,
+            on_outcome=lambda outcome: _log(outcome.line),
         )
     if refreshed.held_by is not None:
         return Completed(name="Skipped", message=refreshed.line, data=refreshed)
@@ -59,7 +63,7 @@ class SubflowEntries(EntryPhases):
     def __init__(self, clients: Clients, catalog: str | None) -> None:
         self._clients = clients
         self._catalog = catalog
-        self._turns = Turns(exclusive=not gpu_pool.has_worker())
+        self._turns = Turns(exclusive=not gpu_pool.has_worker(), announce=_log)
 
     def change(self, planned: PlannedEntry) -> EntryOutcome:
         variant = planned.variant or planned.entry.variant
@@ -74,7 +78,7 @@ class SubflowEntries(EntryPhases):
         ) -> EntryOutcome | State[EntryOutcome]:
             """Carry out what the refresh plans for one entry of the catalog."""
             runner = PrefectRunner(planned.entry.target, self._clients)
-            phases = InTurns(Subflows(runner, self._catalog), self._turns)
+            phases = InTurns(FlowPhases(runner), self._turns)
             outcome = change_entry(self._clients, phases, planned, self._request_approval)
             run_logger().info(outcome.line)
             name = _NAMED_STATES.get(outcome.outcome)
@@ -92,4 +96,9 @@ class SubflowEntries(EntryPhases):
 def _log_plan(plan: RefreshPlan) -> None:
     for planned in plan.entries:
         if planned.changes or planned.measure:
-            run_logger().info("%s: %s, %s", planned.entry.name, planned.action.value, planned.reason)
+            _log(f"{planned.entry.name}: {planned.action.value}, {planned.reason}")
+
+
+def _log(line: str) -> None:
+    """Log a line in the run of the thread that calls it."""
+    run_logger().info("%s", line)

@@ -17,6 +17,7 @@ from paddock.lifecycle.acquire.plan import AcquisitionPlan
 from paddock.lifecycle.assess.chat_template import ChatTemplateCheck
 from paddock.lifecycle.assess.data_docs import DataDocs
 from paddock.lifecycle.assess.preflight import Preflight
+from paddock.lifecycle.dossier import Dossier
 from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.run.pictures import KeptPicture
 from paddock.lifecycle.run.serve import Serving
@@ -26,15 +27,17 @@ from paddock.model.acquired import Acquired
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Verdict
 from paddock.model.markdown import as_text, code, table, verbatim
-from paddock.model.units import human_bytes, human_time
+from paddock.model.units import counted, human_bytes, human_time
 from paddock.store.copying import CopyResult
 from paddock.store.history import Promotion
 from paddock.transfer.progress import Progress, ProgressListener, TotalProgress
 from tasks import pictures
 from tasks.escaped_artifacts import create_page, create_progress, create_table, update_progress
+from tasks.run_log import run_logger
 from tasks.subject import ArtifactSubject
 
 _UPDATE_INTERVAL_S = 1.0
+_LOG_INTERVAL_S = 60.0
 
 
 def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
@@ -46,7 +49,6 @@ def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
             "size": human_bytes(row.file.size),
             "from": row.origin,
             "why": "chosen" if row.file.path in plan.choice.model_files else "describes the model",
-            "sha256": row.expected.sha256 or f"git sha1 {row.expected.git_sha1}",
         }
         for row in plan.files
     ]
@@ -56,7 +58,6 @@ def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
             "size": human_bytes(candidate.size_bytes),
             "from": "not fetched",
             "why": candidate.reason,
-            "sha256": "",
         }
         for candidate in plan.choice.candidates
         if not candidate.chosen
@@ -65,7 +66,8 @@ def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
     create_table(
         key=subject.key("files"),
         rows=rows,
-        description=f"{plan.id}: {human_bytes(plan.fetch_bytes)} to fetch of {human_bytes(plan.choice.size_bytes)}",
+        description=f"{human_bytes(plan.fetch_bytes)} to fetch of {human_bytes(plan.choice.size_bytes)}:"
+        f" {plan.id.short}",
     )
 
 
@@ -76,24 +78,23 @@ def _evicted_rows(evicted: Sequence[EvictionRow], reason_column: str) -> list[di
             "size": human_bytes(row.bytes),
             "from": "evicted",
             reason_column: row.reason,
-            "sha256": "",
         }
         for row in evicted
     ]
 
 
 class DownloadArtifact(ProgressListener):
-    """A progress artifact for all files of a snapshot, updated at most once a second."""
+    """A progress artifact for all files of a snapshot, updated at most once a second. Each minute it is logged too."""
 
     def __init__(self, subject: ArtifactSubject) -> None:
         self._subject = subject
         self._total = TotalProgress(0)
-        self._began = self._last = time.monotonic()
+        self._began = self._last = self._logged = time.monotonic()
         self.seconds = 0.0
 
     def on_start(self, total_bytes: int) -> None:
         self._total = TotalProgress(total_bytes)
-        self._began = self._last = time.monotonic()
+        self._began = self._last = self._logged = time.monotonic()
         self._id = create_progress(
             key=self._subject.key("download"),
             description=f"{self._subject.name}: 0 B of {human_bytes(total_bytes)}",
@@ -107,7 +108,11 @@ class DownloadArtifact(ProgressListener):
         done, total, left_s = self._total.done_bytes, self._total.total_bytes, self._total.left_s
         rate = human_bytes(round(self._total.rate_bytes_per_s))
         left = "" if left_s is None else f", {human_time(left_s)} left"
-        self._write(100.0 * done / max(total, 1), f"{human_bytes(done)} of {human_bytes(total)} at {rate}/s{left}")
+        line = f"{human_bytes(done)} of {human_bytes(total)} at {rate}/s{left}"
+        self._write(100.0 * done / max(total, 1), line)
+        if self._last - self._logged >= _LOG_INTERVAL_S:
+            self._logged = self._last
+            run_logger().info("fetching %s: %s", self._subject.name, line)
 
     def on_finish(self, acquired: Sequence[Acquired]) -> None:
         self.seconds = time.monotonic() - self._began
@@ -128,7 +133,9 @@ def findings(subject: ArtifactSubject, verdict: Verdict, found: Sequence[Finding
         {"rule": "all", "severity": "info", "message": "every check passed", "where": "", "cure": ""}
     ]
     create_table(
-        key=subject.key("findings"), rows=rows, description=f"{subject.name}: {verdict}, {len(found)} findings"
+        key=subject.key("findings"),
+        rows=rows,
+        description=f"{verdict}, {counted(len(found), 'finding')}: {subject.name}",
     )
 
 
@@ -151,7 +158,7 @@ def chat(subject: ArtifactSubject, check: ChatTemplateCheck) -> None:
     create_page(
         key=subject.key("chat"),
         markdown="\n".join(lines),
-        description=f"{subject.name}: template from {template.origin}",
+        description=f"template from {template.origin}: {subject.name}",
     )
 
 
@@ -159,6 +166,7 @@ def expectations(subject: ArtifactSubject, docs: DataDocs) -> None:
     """The results of the expectations on the model's tables, and the link to its Data Docs, as Markdown."""
     location = docs.location
     link = f"[{location}]({location})" if "://" in location else code(location)
+    met_in = {one.table.name: len(one.table.expectations) - len(one.failed) for one in docs.tables}
     lines = [
         f"The Data Docs of {as_text(subject.name)}: {link}",
         "",
@@ -168,25 +176,24 @@ def expectations(subject: ArtifactSubject, docs: DataDocs) -> None:
     for checked in docs.tables:
         table, descriptions = checked.table, [expectation.description for expectation in checked.failed]
         failed = as_text("; ".join(descriptions) or "none")
-        met = len(table.expectations) - len(checked.failed)
-        lines.append(f"| {table.name} | {len(table.rows)} | {met} of {len(table.expectations)} | {failed} |")
+        met = f"{met_in[table.name]} of {len(table.expectations)}"
+        lines.append(f"| {table.name} | {len(table.rows)} | {met} | {failed} |")
     create_page(
         key=subject.key("expectations"),
         markdown="\n".join(lines),
-        description=f"{subject.name}: Data Docs",
+        description=f"{sum(met_in.values())} of {sum(len(one.table.expectations) for one in docs.tables)}"
+        f" expectations met: {subject.name}",
     )
 
 
 def preflight(subject: ArtifactSubject, result: Preflight) -> None:
     """Table of the memory of each variant, and of the one that is chosen."""
-    verdict = "fits" if result.plan.fits else f"does not fit: {result.advice}"
+    verdict, advice = ("fits", "") if result.plan.fits else ("does not fit", f": {result.advice}")
     create_table(
         key=subject.key("preflight"),
         rows=[
             {
                 "variant": candidate.variant,
-                "quantization": candidate.quantization,
-                "file": candidate.file,
                 "size": human_bytes(candidate.size_bytes),
                 "memory": human_bytes(candidate.total_bytes),
                 "fits": "yes" if candidate.fits else "no",
@@ -196,9 +203,7 @@ def preflight(subject: ArtifactSubject, result: Preflight) -> None:
         ]
         + [
             {
-                "variant": "",
-                "quantization": "",
-                "file": file,
+                "variant": file,
                 "size": "",
                 "memory": "",
                 "fits": "no",
@@ -206,7 +211,8 @@ def preflight(subject: ArtifactSubject, result: Preflight) -> None:
             }
             for file, reason in result.passed_over
         ],
-        description=f"{result.name}: {result.variant} with {result.plan.context_tokens} tokens of context {verdict}",
+        description=f"{result.variant} {verdict} with {result.plan.context_tokens} tokens of context, {subject.name}"
+        f"{advice}",
     )
 
 
@@ -221,8 +227,8 @@ def memory(subject: ArtifactSubject, result: Preflight) -> None:
     create_table(
         key=subject.key("memory"),
         rows=rows,
-        description=f"{subject.name} at {plan.context_tokens} tokens of context, as the {plan.memory.source} says"
-        f"{given_up}",
+        description=f"{human_bytes(plan.memory.total_bytes)} with {plan.context_tokens} tokens of context, as the"
+        f" {plan.memory.source} says: {subject.name}{given_up}",
     )
 
 
@@ -234,7 +240,6 @@ def copy(subject: ArtifactSubject, copied: CopyResult | None) -> None:
             "size": human_bytes(file.size),
             "from": "the volume" if sent_bytes else "there already",
             "sent": human_bytes(sent_bytes),
-            "sha256": file.sha256,
         }
         for file, sent_bytes in (copied.files if copied else ())
     ]
@@ -243,7 +248,7 @@ def copy(subject: ArtifactSubject, copied: CopyResult | None) -> None:
         sent = f"{human_bytes(copied.bytes_transferred)} sent to {copied.where}"
         existing = f"{copied.already} of {copied.already + copied.blobs} blobs were there already"
         summary = f"{sent}{_rate(copied.bytes_transferred, copied.seconds)}; {existing}"
-    create_table(key=subject.key("copy"), rows=rows, description=f"{subject.name}: {summary}")
+    create_table(key=subject.key("copy"), rows=rows, description=f"{summary}: {subject.name}")
 
 
 def restoration(
@@ -257,7 +262,6 @@ def restoration(
             "size": human_bytes(item.file.size),
             "from": "there already" if item.origin == "volume" else item.origin,
             "fetched": human_bytes(item.transferred_bytes),
-            "sha256": item.file.sha256,
         }
         for item in acquired
     ]
@@ -267,8 +271,8 @@ def restoration(
     create_table(
         key=subject.key("restoration"),
         rows=rows,
-        description=f"{subject.name}: {human_bytes(fetched)} fetched from S3"
-        f"{_rate(fetched, seconds)}; {existing} of {len(acquired)} files were there already",
+        description=f"{human_bytes(fetched)} fetched from S3{_rate(fetched, seconds)};"
+        f" {existing} of {len(acquired)} files were there already: {subject.name}",
     )
 
 
@@ -282,14 +286,18 @@ def _rate(moved_bytes: int, seconds: float) -> str:
 def promotion(subject: ArtifactSubject, manifest: Manifest, change: Promotion) -> None:
     """Table of the promoted revision and the default, now and before."""
     rows: list[dict[str, Any]] = [
-        {"what": manifest.variant, "promoted": change.revision, "before": change.previous or "nothing"},
+        {"what": manifest.variant, "promoted": _short(change.revision), "before": _short(change.previous) or "nothing"},
         {"what": "default", "promoted": change.default or "none", "before": change.previous_default or "none"},
     ]
     create_table(
         key=subject.key("promotion"),
         rows=rows,
-        description=f"{manifest.id.name} is promoted at {manifest.revision[:8]}: {change.why}",
+        description=f"promoted {manifest.id.short}: {change.why}",
     )
+
+
+def _short(revision: str | None) -> str:
+    return (revision or "")[:8]
 
 
 def benchmark(subject: ArtifactSubject, measured: Benchmark, drawn: Sequence[KeptPicture] = ()) -> None:
@@ -299,8 +307,7 @@ def benchmark(subject: ArtifactSubject, measured: Benchmark, drawn: Sequence[Kep
     create_page(
         key=subject.key("benchmark"),
         markdown="\n\n".join(lines),
-        description=f"{subject.name}: {'' if measured.reliable else 'not reliable, '}on {measured.processor},"
-        f" {measured.engine}",
+        description=f"{measured.speeds}: {subject.name} on {measured.processor}, {measured.engine}",
     )
 
 
@@ -319,7 +326,7 @@ def serving(subject: ArtifactSubject, served: Serving) -> None:
         {"what": "API key", "value": "needed" if served.needs_key else "none"},
     ]
     create_table(
-        key=subject.key("serving"), rows=rows, description=f"{subject.name} is served at {served.address.url}/v1"
+        key=subject.key("serving"), rows=rows, description=f"served at {served.address.url}/v1: {subject.name}"
     )
 
 
@@ -346,15 +353,17 @@ def tuning(subject: ArtifactSubject, result: Tuning) -> None:
     create_table(
         key=subject.key("tuning"),
         rows=rows,
-        description=f"{subject.name}: {result.gain:.2f} times as fast as planned"
-        f"{', not reliable: the machine was busy' if result.busy else ''}, llama-cpp-python {result.engine}",
+        description=f"{result.gain:.2f} times as fast as planned"
+        f"{', not reliable: the machine was busy' if result.busy else ''}: {subject.name},"
+        f" llama-cpp-python {result.engine}",
     )
 
 
-def dossier(subject: ArtifactSubject, markdown: str, drawn: Sequence[KeptPicture] = ()) -> None:
+def dossier(subject: ArtifactSubject, written: Dossier, drawn: Sequence[KeptPicture] = ()) -> None:
     """The dossier of the snapshot, as Markdown, with its pictures in it."""
+    state = "promoted" if written.document.promoted else "not promoted"
     create_page(
         key=subject.key("dossier"),
-        markdown=pictures.with_files_embedded(markdown, drawn),
-        description=f"The dossier of {subject.name}",
+        markdown=pictures.with_files_embedded(written.markdown, drawn),
+        description=f"{state}: all that is known of {subject.name}",
     )

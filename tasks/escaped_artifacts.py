@@ -19,20 +19,29 @@ import httpx
 from prefect import artifacts
 
 from paddock.model.markdown import as_text
+from tasks.fitted_tables import fits, fitted_table, with_fitted_tables
 
 _LOG = logging.getLogger(__name__)
 
 
 def create_table(*, key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
-    """A table of plain values; the names of its columns are Paddock's own."""
+    """A table of plain values; the names of its columns are Paddock's own. One that is too wide for Prefect's pages is
+    written as Markdown, with the long rows in a list."""
     cells = [{name: as_text(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
+    head = list(dict.fromkeys(name for row in cells for name in row))
+    texts = [["" if row.get(name) is None else str(row[name]) for name in head] for row in cells]
+    if not fits(head, texts):
+        create_page(key=key, markdown=fitted_table(head, texts), description=description)
+        return
     with _optional(key):
         artifacts.create_table_artifact(key=key, table=cells, description=as_text(description))
 
 
 def create_page(*, key: str, markdown: str, description: str) -> None:
     with _optional(key):
-        artifacts.create_markdown_artifact(key=key, markdown=markdown, description=as_text(description))
+        artifacts.create_markdown_artifact(
+            key=key, markdown=with_fitted_tables(markdown), description=as_text(description)
+        )
 
 
 def create_progress(*, key: str, description: str) -> UUID | None:

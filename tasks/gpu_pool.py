@@ -67,8 +67,11 @@ def await_completion(
     """
     with get_client(sync_client=True) as client:
         state = _await_start(client, run, limit_s=queue_limit_s, poll_s=poll_s)
-        deadline = time.monotonic() + run_limit_s
+        deadline, told = time.monotonic() + run_limit_s, time.monotonic()
         while not state.is_final():
+            if time.monotonic() >= told + _TOLD_S:
+                told = time.monotonic()
+                run_logger().info("waiting for %s: it is %s", _name(run), state.name)
             if time.monotonic() > deadline:
                 _cancel(client, run, EngineCrashed(f"{_name(run)} did not end within {run_limit_s:.0f} s", cure=_CURE))
             time.sleep(poll_s)

@@ -142,7 +142,7 @@ def _benchmark(run: StepRun, drawn: Any) -> None:
 
 def _dossier(run: StepRun, dossier: Any) -> None:
     if dossier is not None:
-        artifacts.dossier(run.subject(), dossier.markdown, read_pictures(run.clients, run.manifest))
+        artifacts.dossier(run.subject(), dossier, read_pictures(run.clients, run.manifest))
 
 
 _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {

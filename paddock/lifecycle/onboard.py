@@ -1,7 +1,7 @@
 """Onboard a model: acquire, validate, cache, benchmark, compare and promote it, and write its dossier.
 
-`onboard` runs the phases in order. They are passed in: `InProcess` runs each in this process, and `flows.onboard` runs
-each as a Prefect flow.
+`onboard` runs the phases in order. They are passed in: `InProcess` runs each in this process with one runner, and
+`flows.phases` runs each as tasks of a Prefect flow, some of them on another worker.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from paddock.lifecycle.promote.gating import DEFAULT_TOO, PromotionScope, compar
 from paddock.lifecycle.promote.promote import promote
 from paddock.lifecycle.run.benchmark import measure
 from paddock.lifecycle.steps import Runner
+from paddock.measure.benchmark_report import Benchmark
 from paddock.measure.gate_report import GateReport
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
@@ -33,6 +34,7 @@ from paddock.planning.file_selection import AUTO
 from paddock.planning.plan import PlanRequest
 from paddock.planning.profile import PROFILES, ProfileName
 from paddock.planning.targets import THIS_MACHINE
+from paddock.store.copying import CopyResult
 
 _LOG = logging.getLogger(__name__)
 
@@ -109,9 +111,13 @@ class Phases(Protocol):
 
     def validate(self, manifest: Manifest, request: OnboardRequest) -> Validation: ...
 
-    def cache(self, manifest: Manifest) -> None: ...
+    def cache(self, manifest: Manifest) -> CopyResult | None:
+        """Copy the snapshot to the remote store. None where no remote store is set."""
+        ...
 
-    def benchmark(self, manifest: Manifest, request: OnboardRequest) -> None: ...
+    def benchmark(self, manifest: Manifest, request: OnboardRequest) -> Benchmark | None:
+        """Measure the snapshot. None where it is too large for the machine that would do so."""
+        ...
 
     def compare(self, manifest: Manifest, request: OnboardRequest) -> GateReport | None:
         """Compare the snapshot with what its promotion would replace. None where it would replace no other files."""
@@ -196,12 +202,13 @@ class InProcess(Phases):
         with dossier_kept_current(self._runner.clients, wanted):
             return validate(self._runner, wanted, request.context, target=request.target)
 
-    def cache(self, manifest: Manifest) -> None:
-        cache(self._runner, manifest.id.reference)
+    def cache(self, manifest: Manifest) -> CopyResult | None:
+        return cache(self._runner, manifest.id.reference)[1]
 
-    def benchmark(self, manifest: Manifest, request: OnboardRequest) -> None:
+    def benchmark(self, manifest: Manifest, request: OnboardRequest) -> Benchmark | None:
         with skip_if_too_large(manifest, request.target):
-            measure(self._runner, manifest, request.context, roleplay=request.profile == "roleplay")
+            return measure(self._runner, manifest, request.context, roleplay=request.profile == "roleplay")[0]
+        return None
 
     def compare(self, manifest: Manifest, request: OnboardRequest) -> GateReport | None:
         return compare_with_promoted(self._runner, manifest, in_process(self._runner, target=request.target), request)

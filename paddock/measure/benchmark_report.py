@@ -138,14 +138,18 @@ class Benchmark:
         return round(self.memory.weights_bytes * self.decode_tok_per_s)
 
     @property
+    def speeds(self) -> str:
+        """The speeds in a few words, and whether they can be believed."""
+        decode = "" if self.kind.embeds else f", decode {self.decode_tok_per_s:.1f} tokens/s"
+        return f"prefill {self.prefill_tok_per_s:.1f} tokens/s{decode}{'' if self.reliable else ' (not reliable)'}"
+
+    @property
     def line(self) -> str:
-        """The speeds in one line, and why no GPU was used."""
-        speeds = f"prefill {self.prefill_tok_per_s:.1f} tokens/s"
-        if not self.kind.embeds:
-            speeds += f", decode {self.decode_tok_per_s:.1f} tokens/s"
+        """The speeds in one line, with why they cannot be believed, and why no GPU was used."""
+        line = self.speeds
         if not self.reliable:
-            speeds += f" (not reliable: {'; '.join(self.stated_doubts)})"
-        return speeds if self.machine.gpus else f"{speeds}, on the processor: {self.machine.why_no_gpu}"
+            line = f"{line.removesuffix(')')}: {'; '.join(self.stated_doubts)})"
+        return line if self.machine.gpus else f"{line}, on the processor: {self.machine.why_no_gpu}"
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return (test, median, spread) of each figure, for display. Each speed says so where it is not reliable."""

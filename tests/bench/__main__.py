@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.bench import engine, mirror, quality, reader, scrub, store, transfer, watch
+from tests.bench import engine, mirror, orchestration, quality, reader, scrub, store, transfer, watch
 
 BENCHES = {
     "reader": reader.run,
@@ -16,6 +16,7 @@ BENCHES = {
     "engine": engine.run,
     "quality": quality.run,
     "watch": watch.run,
+    "orchestration": orchestration.run,
 }
 
 if __name__ == "__main__":

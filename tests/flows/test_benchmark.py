@@ -26,12 +26,14 @@ from infra.local.hub import HubService
 from paddock.errors import EngineCrashed, OrchestratorUnavailable
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.onboard import OnboardRequest
 from paddock.lifecycle.run.benchmark import read_benchmark
 from paddock.lifecycle.run.pictures import Pictures, draw_pictures
 from paddock.lifecycle.run.stored_benchmarks import record_benchmark
 from paddock.model.reference import Reference
 from tasks import gpu_pool
 from tasks.recorders import StepRun, record
+from tasks.runner import PrefectRunner
 from tests.support.benchmarks import DISTURBED, a_benchmark
 from tests.support.gguf import U32, tiny_llama
 from tests.support.stores import A, publish
@@ -76,7 +78,13 @@ def test_without_a_deployment_the_benchmark_runs_in_this_process(
     roomy = tiny_llama().set("llama.context_length", U32, 512).to_bytes()
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy})
     manifest = pull(clients, Reference(MODEL)).manifest
-    benchmark_on_gpu_worker(manifest, 512, "chat", "this-machine")
+    request = OnboardRequest(Reference(MODEL), context_tokens=512)
+
+    @flow
+    def measure_it() -> None:
+        benchmark_on_gpu_worker(PrefectRunner(), manifest, request)
+
+    measure_it()
     assert read_benchmark(clients, manifest) is not None
 
 
@@ -203,9 +211,10 @@ def test_a_benchmark_that_does_not_stand_replaces_no_artifact(
         descriptions.append([str(artifact.description) for artifact in found])
         if subject == run.subject():
             assert ["120.0 tokens/s" in str(artifact.data) for artifact in found] == [True, False]
-    where, name = "on A CPU, 8 cores, llama-cpp-python 1", manifest.id.short
+    speeds, where = "prefill 1000.0 tokens/s, decode 100.0 tokens/s", "on A CPU, 8 cores, llama-cpp-python 1"
+    name = manifest.id.short
     assert descriptions == [
-        [f"{name}: {where}"] * 2,
-        [f"{name} with 512 tokens of context: {where}"],
-        [f"{name} with 4096 tokens of context: not reliable, {where}"],
+        [f"{speeds.replace('decode 100', 'decode 120')}: {name} {where}", f"{speeds}: {name} {where}"],
+        [f"{speeds}: {name} with 512 tokens of context {where}"],
+        [f"{speeds} (not reliable): {name} with 4096 tokens of context {where}"],
     ]

@@ -7,6 +7,7 @@ copy of the volume.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,8 +43,8 @@ from paddock.lifecycle.promote.promote import update_remote_ref
 from paddock.lifecycle.steps import PlainRunner
 from paddock.model.reference import Reference, artifact_key
 from paddock.store.copying import push
-from tests.support.browser import image_widths, open_browser
-from tests.support.flow_runs import newest, tries, warnings
+from tests.support.browser import image_widths, open_browser, wide_tables
+from tests.support.flow_runs import messages, newest, tries, warnings
 from tests.support.gguf import STRING, U32, tiny_llama
 from tests.support.s3_proxy import S3Fault, proxied
 from tests.support.stores import Q8
@@ -79,7 +80,8 @@ class Twice:
     clients: Clients
     first: Onboarded
     artifacts: dict[str, Artifact]
-    warnings: dict[str, list[str]]
+    warnings: list[str]
+    log: list[str]
     again: Onboarded
     again_artifacts: dict[str, Artifact]
     again_sent_bytes: int
@@ -98,12 +100,13 @@ def onboarded(_recorded: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
         first = onboard()
         artifacts = {kind: artifact(client, kind) for kind in KINDS}
-        said = {flow.name: warnings(client, newest(client, flow)) for flow in (acquire_model, validate_model)}
+        run = newest(client, onboard_model)
+        log = messages(client, run, last="Finished in state Completed('")
         hub.reset_stats()
         again = onboard()
         sent_bytes = hub.stats().total_bytes_sent
         again_artifacts = {kind: artifact(client, kind) for kind in KINDS}
-        yield Twice(hub, connect(), first, artifacts, said, again, again_artifacts, sent_bytes)
+        yield Twice(hub, connect(), first, artifacts, warnings(client, run), log, again, again_artifacts, sent_bytes)
 
 
 @pytest.fixture
@@ -155,8 +158,26 @@ def test_onboarding_ends_with_a_promoted_model_and_a_dossier(onboarded: Twice) -
     assert (result.context_tokens, result.notes) == (512, (CUT,))
     assert f"Not as requested: {CUT}." in dossier
     assert CUT in (onboarded.artifacts["memory"].description or "")
-    for flow in (acquire_model, validate_model):
-        assert CUT in onboarded.warnings[flow.name]
+    assert onboarded.warnings.count(CUT) == 2, "when it was chosen, and when it was validated"
+
+
+def test_the_log_tells_each_phase_in_a_line(onboarded: Twice) -> None:
+    result = onboarded.first
+    name, size = f"{PROMOTED}@{result.revision[:8]}", r"[\d.]+ [KM]iB"
+    warned = r"(no|\d+) warnings?"
+    phases = (
+        rf"acquired {name}: {size} of {size} fetched, {warned}, in [\d.]+ s",
+        rf"validated: passed, {warned}, {size} of memory with 512 tokens of context, in [\d.]+ s",
+        r"not cached, since PADDOCK_S3_URI is not set, in [\d.]+ s",
+        r"benchmarked: prefill [\d.]+ tokens/s, decode [\d.]+ tokens/s( \(not reliable\))?, in [\d.]+ s",
+        r"gates: nothing to compare, since it replaces no other files, in [\d.]+ s",
+        rf"promoted {name}, in [\d.]+ s",
+        re.escape(result.line),
+        rf"Finished in state Completed\('{re.escape(result.line)}'\)",
+    )
+    lines = iter(onboarded.log)
+    for phase in phases:
+        assert any(re.fullmatch(phase, line) for line in lines), (phase, onboarded.log)
 
 
 def test_every_step_creates_its_artifact_under_a_stable_key(onboarded: Twice) -> None:
@@ -181,14 +202,15 @@ def test_a_second_onboarding_fetches_no_byte_and_says_so(onboarded: Twice) -> No
     assert "0 B fetched" in (onboarded.again_artifacts["download"].description or "")
 
 
-def test_a_browser_draws_the_pictures_of_the_benchmark_and_of_the_dossier(
+def test_a_browser_draws_the_pictures_of_the_benchmark_and_of_the_dossier_and_no_table_is_too_wide(
     onboarded: Twice, prefect_server: PrefectServer
 ) -> None:
-    """One in each of Prefect's user interfaces; `test_pictures.py` opens both in both."""
+    """One in each of Prefect's user interfaces; `test_pictures.py` and `test_pages.py` open more in both."""
     with open_browser() as page:
         for interface, kind in (("", "benchmark"), ("/v2", "dossier")):
             shown = onboarded.again_artifacts[kind]
             assert image_widths(page, f"{prefect_server.ui}{interface}/artifacts/artifact/{shown.id}") == [680] * 3
+            assert wide_tables(page) == []
 
 
 @pytest.mark.usefixtures("clients")
@@ -197,9 +219,14 @@ def test_a_model_that_is_not_there_fails_in_one_try_with_one_sentence(
 ) -> None:
     with pytest.raises(ModelNotFound, match="nobody/nothing is not on"):
         run_local(onboard_model, model="nobody/nothing")
-    (run,) = tries(client, acquire_model, "resolve")
-    assert run.run_count == 1
+    (resolved,) = tries(client, onboard_model, "resolve")
+    assert resolved.run_count == 1
     assert "Traceback" not in caplog.text
+    run = newest(client, onboard_model)
+    reason = "nobody/nothing is not on "
+    assert run.state is not None
+    assert reason in str(run.state.message)
+    assert reason in messages(client, run, last="Finished in state Failed('Flow")[-1]
 
 
 @pytest.mark.usefixtures("clients")
@@ -269,7 +296,7 @@ def test_a_target_that_is_too_small_is_refused_before_a_weight_is_fetched(
         run_local(onboard_model, model=NAME, target="1MiB")
     table = artifact(client, "preflight", f"{NAME} for 1MiB")
     assert "does not fit" in (table.description or "")
-    assert {"Q8_0", "Q4_K_M", "Q6_K"} == {row["quantization"] for row in json.loads(str(table.data))}
+    assert {"Q8_0", "Q4_K_M", "Q6_K"} == {row["variant"] for row in json.loads(str(table.data))}
     assert not list((clients.settings.volume / ".paddock").glob("blobs/sha256/*/*"))
 
 

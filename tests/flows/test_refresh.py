@@ -20,8 +20,6 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, Fl
 from prefect.client.schemas.objects import Artifact, FlowRun, StateType
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 
-from flows.acquire import acquire_model
-from flows.promote import promote_model
 from flows.refresh import refresh_catalog
 from flows.run_local import run_local
 from infra.local.hub import HubService, LocalHub, serve_hub
@@ -32,7 +30,7 @@ from paddock.lifecycle.upkeep.refresh.outcome import RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.refresh import Refreshed
 from tasks.cancellation import cancelling_runs_below
 from tasks.subject import StoreSubject
-from tests.support.flow_runs import newest
+from tests.support.flow_runs import messages
 from tests.support.program import Paddock, paddock
 from tests.support.tiny_hub import MODEL, NAME, copy_directory, rejected_model, tiny_model, use_hub
 from tests.support.waiting import wait_for
@@ -52,6 +50,7 @@ class Night:
     refreshed: Refreshed
     artifact: Artifact
     runs: dict[str, FlowRun]
+    log: list[str]
     again: tuple[str, Refreshed]
     skipped: tuple[str, Refreshed]
 
@@ -74,11 +73,12 @@ def night(_recorded: None, pulled_home: Path, tmp_path_factory: pytest.TempPathF
         state, refreshed = run_local(refresh_catalog, catalog=str(catalog))
         assert state == "Completed"
         runs = {run.name: run for run in newest_runs(client)}
+        log = messages(client, runs["refresh the catalog"], last="Finished in state Completed('")
         artifact = report(client)
         again = run_local(refresh_catalog)
         with connect().volume.refresh_lock.hold():
             skipped = run_local(refresh_catalog)
-        yield Night(hub, catalog, revision, refreshed, artifact, runs, again, skipped)
+        yield Night(hub, catalog, revision, refreshed, artifact, runs, log, again, skipped)
 
 
 def newest_runs(client: SyncPrefectClient) -> list[FlowRun]:
@@ -105,9 +105,12 @@ def test_each_changed_entry_is_a_run_of_its_own_below_that_of_the_refresh(night:
     assert held_back.state_type is StateType.COMPLETED
 
 
-def test_the_subflows_go_by_the_catalog_of_the_run(night: Night, client: SyncPrefectClient) -> None:
-    for subflow in (acquire_model, promote_model):
-        assert newest(client, subflow).parameters["catalog"] == str(night.catalog)
+def test_the_log_tells_the_plan_and_each_entry_as_it_ends(night: Night) -> None:
+    first, second = night.refreshed.entries
+    for line in (f"{NAME}@main: retag, ", f"{BAD}@main: fetch, "):
+        assert any(message.startswith(line) for message in night.log), night.log
+    assert {first.line, second.line} <= set(night.log)
+    assert night.log[-1] == f"Finished in state Completed({night.refreshed.line!r})"
 
 
 def test_a_card_alone_is_retagged_and_a_rejected_model_held_back(night: Night) -> None:
@@ -205,14 +208,16 @@ def test_a_refresh_that_its_worker_ends_leaves_no_run_below_it_unfinished(
     environment = {**os.environ, **prefect_server.environment}
     with subprocess.Popen([sys.executable, "-m", "paddock", "refresh"], env=environment) as process:
         night.hub.wait_until(lambda stats: stats.total_bytes_sent > 0, timeout_s=300)
-        wait_for(lambda: newest(client, acquire_model).state_name == "Running")
+        wait_for(
+            lambda: (f"refresh {name} Q8_0", "Running") in {(run.name, run.state_name) for run in newest_runs(client)}
+        )
         process.terminate()
         process.wait(120)
     night.hub.clear_faults()
     night.catalog.write_text(before)
     runs = {run.name: run for run in reversed(newest_runs(client))}  # the newest of each name
     assert runs["refresh the catalog"].state_type is StateType.CRASHED
-    assert runs[f"refresh {name} Q8_0"].state_name == newest(client, acquire_model).state_name == "Cancelled"
+    assert runs[f"refresh {name} Q8_0"].state_name == "Cancelled"
 
 
 def test_a_refresh_without_a_catalog_says_how_to_make_one(night: Night) -> None:

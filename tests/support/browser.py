@@ -21,6 +21,10 @@ _WIDTHS = """prefix => {
   return drawn ? images.map(image => image.naturalWidth) : null;
 }"""
 
+_WIDE_TABLES = """() => [...document.querySelectorAll('table')]
+  .filter(table => table.scrollWidth > table.parentElement.clientWidth + 1)
+  .map(table => table.querySelector('tr').innerText)"""
+
 
 @contextmanager
 def open_browser(*, width: int = 1280, height: int = 900, names: str | None = None) -> Iterator[Page]:
@@ -45,6 +49,12 @@ def image_widths(page: Page, url: str, *, prefix: str = EMBEDDED) -> list[int]:
     page.goto(url, wait_until="commit")
     widths: list[int] = page.wait_for_function(_WIDTHS, arg=prefix).json_value()  # at once: a page may draw itself anew
     return widths
+
+
+def wide_tables(page: Page) -> list[str]:
+    """The heads of the tables of a page that are wider than their place on it."""
+    found: list[str] = page.evaluate(_WIDE_TABLES)
+    return found
 
 
 def show_image(page: Page, place: int, *, prefix: str = EMBEDDED) -> None:

@@ -1,4 +1,4 @@
-"""Read what a flow left on the Prefect server: its newest run, the runs of its tasks, and its warnings."""
+"""Read what a flow left on the Prefect server: its newest run, the runs of its tasks, and its log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun, TaskRun
-from prefect.client.schemas.sorting import FlowRunSort
+from prefect.client.schemas.sorting import FlowRunSort, LogSort
 
 
 def newest(client: SyncPrefectClient, flow: Flow[..., Any]) -> FlowRun:
@@ -44,8 +44,15 @@ def tries(client: SyncPrefectClient, flow: Flow[..., Any], task: str) -> list[Ta
 
 def warnings(client: SyncPrefectClient, run: FlowRun) -> list[str]:
     """The warnings of a run, which Prefect's server gets in batches."""
-    of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]), level=LogFilterLevel(ge_=logging.WARNING))
+    return messages(client, run, level=logging.WARNING)
+
+
+def messages(client: SyncPrefectClient, run: FlowRun, *, level: int = logging.INFO, last: str = "") -> list[str]:
+    """The messages of a run's log in their order, up to one with the text `last`: the server gets them in batches."""
+    of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]), level=LogFilterLevel(ge_=level))
     deadline = time.monotonic() + 30
-    while not (found := client.read_logs(of_run)) and time.monotonic() < deadline:
+    while True:
+        found = [one.message for one in client.read_logs(of_run, limit=200, sort=LogSort.TIMESTAMP_ASC)]
+        if any(last in message for message in found) or time.monotonic() > deadline:
+            return found
         time.sleep(0.2)
-    return [one.message for one in found]

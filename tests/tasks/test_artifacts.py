@@ -15,6 +15,5 @@ def test_what_was_evicted_has_the_columns_of_the_files() -> None:
             "size": "2.0 KiB",
             "from": "evicted",
             "why": "a fetch needs room",
-            "sha256": "",
         }
     ]

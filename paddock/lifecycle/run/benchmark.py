@@ -49,6 +49,7 @@ __all__ = [
     "measure_server",
     "plan_of",
     "read_benchmark",
+    "read_shared_benchmark",
     "require_text",
     "share_benchmark",
     "tune",
@@ -173,6 +174,12 @@ def share_benchmark(clients: Clients, manifest: Manifest) -> str | None:
     where = share_benchmarks(clients, manifest)
     share_usage(clients)
     return where
+
+
+@step(Kind.STORE, "read-benchmark")
+def read_shared_benchmark(clients: Clients, manifest: Manifest) -> Benchmark | None:
+    """The result that another worker measured, on the volume or in the remote store."""
+    return read_benchmark(clients, manifest)
 
 
 def measure_server(
