@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -389,3 +390,13 @@ def test_a_stored_secret_that_cannot_be_used_is_named_by_its_place(
     assert message in caught.value.message
     assert place in caught.value.cure
     assert CANARY not in "".join([repr(caught.value), *traceback.format_exception(caught.value)])
+
+
+def test_matplotlib_keeps_its_fonts_in_the_cache_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
+    monkeypatch.setenv("MPLCONFIGDIR", "/srv/fonts")
+    settings.keep_matplotlib_in_cache()
+    assert os.environ["MPLCONFIGDIR"] == "/srv/fonts"
+    monkeypatch.delenv("MPLCONFIGDIR")
+    settings.keep_matplotlib_in_cache()
+    assert os.environ["MPLCONFIGDIR"] == "/var/cache/paddock/matplotlib"

@@ -121,6 +121,13 @@ def child_environment(**extra: str) -> dict[str, str]:
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **inherited, **extra}
 
 
+def keep_matplotlib_in_cache() -> None:
+    """Let matplotlib, once it is imported, keep its list of fonts in Paddock's cache, unless MPLCONFIGDIR says where.
+
+    By default it makes two directories in the user's home."""
+    os.environ.setdefault("MPLCONFIGDIR", str(load().cache / "paddock" / "matplotlib"))
+
+
 def visible_gpus() -> tuple[str, ...] | None:
     """The numbers or UUIDs of GPUs in CUDA_VISIBLE_DEVICES; None if it is not set, and all GPUs are visible."""
     value = os.environ.get("CUDA_VISIBLE_DEVICES")
