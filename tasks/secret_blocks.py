@@ -10,12 +10,13 @@ from contextvars import ContextVar
 from typing import Any, Final
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import BlockDocumentFilter, BlockDocumentFilterName, BlockTypeFilter
 from prefect.client.schemas.filters import BlockTypeFilterSlug as Slug
 from prefect.context import FlowRunContext
 
-from paddock.errors import BadSetting
+from paddock.errors import BadSetting, OrchestratorUnavailable
 from paddock.lifecycle.clients import Clients, connect_with
 from paddock.settings import SECRETS, StoredSecret, missing_secrets
 
@@ -31,7 +32,8 @@ _FOUND: ContextVar[tuple[UUID, Mapping[str, StoredSecret]] | None] = ContextVar(
 def connect_run(catalog: str | None = None) -> Clients:
     """Clients of a flow run, with secrets from the environment and from blocks. `catalog` as for `connect_with`.
 
-    It sends one request in a run, and none where the environment has every secret. Raises BadSetting.
+    It sends one request in a run, and none where the environment has every secret. Raises BadSetting, and
+    OrchestratorUnavailable.
     """
     return connect_with(catalog, _secrets_of_run())
 
@@ -66,7 +68,13 @@ def _secrets_of_run() -> Mapping[str, StoredSecret]:
         return {}
     found = _FOUND.get()
     if found is None or (found[0] != run.id and run.parent_task_run_id is None):
-        with get_client(sync_client=True) as client:
-            found = run.id, read_secrets(client, missing_secrets())
+        try:
+            with get_client(sync_client=True) as client:
+                found = run.id, read_secrets(client, missing_secrets())
+        except httpx.HTTPError as error:  # whose text quotes the address, which may have a password in it
+            raise OrchestratorUnavailable(
+                f"the Prefect server did not give its Secret blocks ({type(error).__name__})",
+                cure=f"see the server's log, or set {', '.join(sorted(missing_secrets()))} in the environment",
+            ) from None
         _FOUND.set(found)
     return found[1]

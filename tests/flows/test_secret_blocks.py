@@ -8,12 +8,22 @@ import secrets
 import shlex
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect import flow
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.context import SyncClientContext
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
+    temporary_settings,
+)
 from pydantic import SecretStr
 
 from flows.acquire import acquire_model
@@ -24,17 +34,18 @@ from infra.local.hub import HubService
 from infra.local.prefect_server import PrefectServer
 from infra.local.s3 import S3Server
 from paddock import settings
-from paddock.errors import BadSetting, HubRefused
+from paddock.errors import BadSetting, HubRefused, OrchestratorUnavailable
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.upkeep.doctor import CheckResult
 from paddock.settings import SECRETS
 from tasks.secret_blocks import BLOCKS, connect_run
 from tests.support.pages import text_of
 from tests.support.program import program
+from tests.support.secret_search import SecretSearch, files, objects, tables
 from tests.support.tiny_hub import tiny_model, use_s3
 
 PRIVATE = "org/private-GGUF"
-TOKEN = "hf_tokenOfABlock"
+TOKEN, WRONG_TOKEN = "hf_tokenOfABlock", "hf_wrongTokenOfABlock"
 
 
 @pytest.fixture
@@ -63,7 +74,12 @@ def asked(caplog: pytest.LogCaptureFixture) -> int:
 
 
 def test_a_private_model_is_acquired_and_cached_with_secrets_from_blocks_alone(
-    monkeypatch: pytest.MonkeyPatch, blocks: dict[str, str], s3: S3Server, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
+    blocks: dict[str, str],
+    s3: S3Server,
+    prefect_server: PrefectServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     prefix = f"blocks-{secrets.token_hex(4)}"
     use_s3(monkeypatch, s3, prefix)
@@ -82,10 +98,18 @@ def test_a_private_model_is_acquired_and_cached_with_secrets_from_blocks_alone(
     assert asked(caplog) == 1
     run_local(cache_model, model=PRIVATE, revision=published.manifest.revision)
     assert asked(caplog) == 1
-    stored = s3.client().list_objects_v2(Bucket=s3.bucket, Prefix=prefix)
-    assert stored["KeyCount"] > 1
     assert dict(os.environ) == environment
     assert connect().hub.token() is None  # outside of a run nobody looks for blocks
+
+    Secret(value=WRONG_TOKEN).save(blocks["HF_TOKEN"], overwrite=True)
+    with pytest.raises(HubRefused):
+        run_local(acquire_model, model=PRIVATE)
+    stored = list(objects(s3.client(), s3.bucket, prefix))
+    assert len(stored) > 1
+    secret = {"the token": TOKEN, "a wrong token": WRONG_TOKEN, "S3's key": s3.secret_access_key}
+    search = SecretSearch({**secret, "a presigned address": "X-Amz-Signature"})
+    server = tables(prefect_server.database) if prefect_server.database else []  # tests/infra/test_secrets.py has all
+    assert search.found([*stored, *files(tmp_path / "models"), *server]) == set()
 
 
 @flow
@@ -132,6 +156,25 @@ def test_a_block_that_cannot_be_used_is_named_and_its_value_is_not_shown(blocks:
     with pytest.raises(BadSetting, match="the block paddock-hf-token of the Prefect server") as caught:
         lower()
     assert TOKEN not in str(caught.value)
+
+
+def test_a_server_that_does_not_give_its_blocks_fails_the_run_and_its_address_is_not_quoted(
+    blocks: dict[str, str],
+) -> None:
+    @flow
+    def cut_off() -> None:
+        with temporary_settings(unreachable), SyncClientContext({"timeout": 5}):  # else the run's own client is used
+            connect_run()
+
+    unreachable: dict[Any, Any] = {
+        PREFECT_API_URL: f"http://user:{TOKEN}@127.0.0.1:9/api",
+        PREFECT_CLIENT_MAX_RETRIES: 0,
+        PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False,
+    }
+
+    with pytest.raises(OrchestratorUnavailable, match=r"did not give its Secret blocks \(ConnectError\)") as caught:
+        cut_off()
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
 
 
 def test_the_doctor_says_which_secrets_are_in_blocks(blocks: dict[str, str], clients: Clients) -> None:
