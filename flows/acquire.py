@@ -7,10 +7,10 @@ from prefect import flow
 from flows.parameters import CatalogName, ContextTokens, Model, Quantization, RevisionName, Target
 from paddock.lifecycle.acquire.acquire import AcquireRequest, acquire
 from paddock.lifecycle.acquire.publish import Published
-from paddock.lifecycle.clients import connect_with
 from paddock.planning.plan import PlanRequest
 from tasks import policies
 from tasks.runner import PrefectRunner
+from tasks.secret_blocks import connect_run
 from tasks.wiring import reference
 
 
@@ -46,4 +46,4 @@ def acquire_model(
         plan_request=PlanRequest(context_tokens, at_most_trained=True),
         target=target,
     )
-    return acquire(PrefectRunner(target, connect_with(catalog)), request)
+    return acquire(PrefectRunner(target, connect_run(catalog)), request)

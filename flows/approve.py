@@ -18,7 +18,6 @@ from flows.compare import compare_on_gpu_worker
 from flows.parameters import CatalogName, Days, Differences, Model, RevisionName, VariantName
 from paddock.errors import OrchestratorUnavailable
 from paddock.lifecycle.acquire.restore import locate_or_restore
-from paddock.lifecycle.clients import connect, connect_with
 from paddock.lifecycle.promote import approval
 from paddock.lifecycle.promote.approval import Approval, Decision
 from paddock.lifecycle.promote.gating import PromotionScope
@@ -28,6 +27,7 @@ from paddock.model.reference import parse_variant
 from tasks import approval_artifacts, policies
 from tasks.run_log import run_logger
 from tasks.runner import PrefectRunner
+from tasks.secret_blocks import connect_run
 from tasks.subject import StoreSubject
 from tasks.wiring import reference
 
@@ -87,7 +87,7 @@ def approve_promotion(
         catalog: File on the worker, or object in S3, with the bounds of the gates. By default as the worker's settings
             say.
     """
-    runner = PrefectRunner(clients=connect_with(catalog))
+    runner = PrefectRunner(clients=connect_run(catalog))
     scope = PromotionScope(default, parse_variant(instead_of) if instead_of else None)
     manifest = runner.run(locate_or_restore, reference(model, revision))
     question = runner.run(
@@ -122,7 +122,7 @@ def request_approval(
     However often it is called, there is one run. A question that nobody answered in time is recorded as not approved.
     Raises OrchestratorUnavailable where the flow is not deployed.
     """
-    clients = connect()
+    clients = connect_run()
     refused = approval.refusal(clients, manifest)
     if refused is not None:
         return refused.line

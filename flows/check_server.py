@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,10 +31,12 @@ from prefect.settings import get_current_settings
 
 from flows.check_runs import check_runs
 from flows.run_local import server_address
-from paddock.errors import OrchestratorUnavailable
+from paddock.errors import BadSetting, OrchestratorUnavailable
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.upkeep.doctor import CheckResult
+from paddock.settings import StoredSecret, missing_secrets
 from tasks.gpu_pool import GPU_POOL
+from tasks.secret_blocks import BLOCKS, read_secrets
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 POOLS: Final = ("paddock-io", GPU_POOL, "paddock-serve")
@@ -54,6 +58,8 @@ DEPLOYMENTS: Final[Mapping[str, str]] = {
 """The deployments of prefect.yaml, and their entrypoints."""
 MORTAL: Final = sorted({name.partition("/")[0] for name in DEPLOYMENTS} - {"approve-promotion"} | {"refresh-entry"})
 """The flows whose runs have a process until they end."""
+_NO_ANSWER: Final = (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, ValueError)
+"""Raised by Prefect's client for a server that does not answer, or not correctly."""
 _BOOTSTRAP: Final = "`python -m infra.bootstrap` in a checkout of this version"
 
 
@@ -65,11 +71,20 @@ def check_prefect(clients: Clients) -> Sequence[CheckResult]:  # noqa: ARG001 - 
             problem = client.api_healthcheck()
             if problem is not None:
                 raise problem
-            return [_version(client, server), *_pools(client), *_deployments(client), *check_runs(client, MORTAL)]
+            checks = (_secrets, _pools, _deployments, partial(check_runs, flows=MORTAL))
+            return [_version(client, server), *(result for check in checks for result in check(client))]
     except httpx.HTTPStatusError as error:
         return [_refused(server, f"status {error.response.status_code}")]
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, ValueError) as error:
+    except _NO_ANSWER as error:
         return [_refused(server, type(error).__name__)]
+
+
+def stored_secrets() -> Mapping[str, StoredSecret]:
+    """The secrets that a run on this machine takes from blocks of the server. None where it does not answer, or where a
+    block cannot be used, which `check_prefect` reports."""
+    with suppress(*_NO_ANSWER), get_client(sync_client=True) as client:
+        return read_secrets(client, missing_secrets())
+    return {}
 
 
 def _fix() -> Callable[[], None] | None:
@@ -97,6 +112,17 @@ def _version(client: SyncPrefectClient, server: str) -> CheckResult:
         return CheckResult("Prefect", True, f"{server} answers, version {theirs}")
     message = f"{server} has version {theirs}, and here is {ours}"
     return CheckResult("Prefect", False, message, "install the same minor version on both", needed=False)
+
+
+def _secrets(client: SyncPrefectClient) -> Iterator[CheckResult]:
+    try:
+        found = read_secrets(client, missing_secrets())
+    except BadSetting as error:
+        yield CheckResult("Prefect: secrets", False, error.message, error.cure or "")
+        return
+    if found:
+        message = "; ".join(f"{variable} is in the block {BLOCKS[variable]}" for variable in found)
+        yield CheckResult("Prefect: secrets", True, message)
 
 
 def _pools(client: SyncPrefectClient) -> Iterator[CheckResult]:

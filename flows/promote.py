@@ -6,12 +6,12 @@ from prefect import flow
 
 from flows.compare import compare_on_gpu_worker
 from flows.parameters import CatalogName, Model, RevisionName, VariantName
-from paddock.lifecycle.clients import connect_with
 from paddock.lifecycle.promote.promote import promote, rollback
 from paddock.model.reference import Reference, parse_variant
 from tasks import policies
 from tasks.run_log import run_logger
 from tasks.runner import PrefectRunner
+from tasks.secret_blocks import connect_run
 from tasks.wiring import reference
 
 
@@ -40,7 +40,7 @@ def promote_model(
             default as the worker's settings say.
     """
     result = promote(
-        PrefectRunner(clients=connect_with(catalog)),
+        PrefectRunner(clients=connect_run(catalog)),
         reference(model, revision),
         reason=reason,
         force=force,

@@ -8,7 +8,7 @@ from prefect.states import Completed
 from flows.approve import request_approval
 from flows.parameters import CatalogName
 from flows.phases import FlowPhases
-from paddock.lifecycle.clients import Clients, connect_with
+from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.promote.gating import PromotionScope
 from paddock.lifecycle.upkeep.refresh.change import change_entry
 from paddock.lifecycle.upkeep.refresh.entries import EntryPhases
@@ -21,6 +21,7 @@ from tasks import gpu_pool, policies
 from tasks.cancellation import cancelling_runs_below
 from tasks.run_log import run_logger
 from tasks.runner import PrefectRunner
+from tasks.secret_blocks import connect_run
 
 _APPROVAL_S = 7 * 24 * 3600.0
 """How long an approval waits for an answer."""
@@ -41,7 +42,7 @@ def refresh_catalog(catalog: CatalogName | None = None, dry_run: bool = False) -
             settings say.
         dry_run: Whether only to plan.
     """
-    clients = connect_with(catalog)
+    clients = connect_run(catalog)
     request = RefreshRequest(catalog, dry_run)
     with cancelling_runs_below():
         refreshed = refresh(

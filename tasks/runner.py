@@ -8,7 +8,7 @@ from prefect import task
 from prefect.runtime import flow_run
 
 from paddock.errors import ModelRejected
-from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.steps import Runner, Step
 from paddock.log_fields import log_fields
 from paddock.model.reference import SnapshotId
@@ -20,6 +20,7 @@ from tasks.artifacts import DownloadArtifact
 from tasks.events import emit_events, emit_rejection
 from tasks.recorders import StepRun, record, record_rejection
 from tasks.run_log import run_logger
+from tasks.secret_blocks import connect_run
 from tasks.subject import ArtifactSubject
 
 P = ParamSpec("P")
@@ -28,10 +29,10 @@ R = TypeVar("R")
 
 class PrefectRunner(Runner):
     """Runs each step as a task of the current flow run. `target` is the machine that the run's artifacts are about.
-    `clients` are by default those of the environment."""
+    `clients` are by default those of the run."""
 
     def __init__(self, target: str = THIS_MACHINE, clients: Clients | None = None) -> None:
-        self._clients = clients or connect()
+        self._clients = clients or connect_run()
         self._target = target
         self._download: DownloadArtifact | None = None
 

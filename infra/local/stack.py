@@ -22,6 +22,7 @@ from infra.local.prefect_server import PrefectServer
 from infra.local.s3 import S3Server
 from infra.local.service import Service
 from infra.local.state import CHECKOUT, private_directory
+from infra.local.temporary import make_temporary_directory, remove_temporary_directory
 from infra.local.workers import await_deployments, delete_workers, start_bootstrap, start_worker
 
 Part = Literal["hub", "s3", "docs", "prefect", "workers"]
@@ -119,6 +120,7 @@ class Stack:
         self._run_in_parallel(*(worker.stop for worker in workers))
         if self.prefect is not None and workers:
             delete_workers(self.prefect.url)
+        remove_temporary_directory(self.state)
         self._run_in_parallel(*(part.stop for part in (self.hub, self.s3, self.docs, self.prefect) if part is not None))
         self.hub = self.s3 = self.docs = self.prefect = None
 
@@ -150,7 +152,8 @@ class Stack:
         assert self.prefect is not None  # noqa: S101 - for the type checker: the constructor checks it
         start = monotonic()
         directory = private_directory(self.state / "workers")
-        environment = {**inherited(), **self.environment, "PYTHONPATH": str(CHECKOUT)}
+        temporary = make_temporary_directory(self.state)
+        environment = {**inherited(), **self.environment, "PYTHONPATH": str(CHECKOUT), "TMPDIR": str(temporary)}
 
         def start_one(pool: str) -> None:
             self._workers.append(start_worker(pool, directory, environment))

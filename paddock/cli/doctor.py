@@ -20,13 +20,13 @@ def doctor(
     from paddock.cli.render_upkeep import render_diagnosis
     from paddock.lifecycle.upkeep.doctor import CHECKS, run_checks
 
-    checks = CHECKS
+    checks, stored = CHECKS, None
     if server_is_configured():
         check_prefect_settings()
-        from flows.check_server import check_prefect  # imports Prefect
+        from flows.check_server import check_prefect, stored_secrets  # imports Prefect
 
-        checks = (*CHECKS, check_prefect)
-    clients = make_clients()
+        checks, stored = (*CHECKS, check_prefect), stored_secrets()
+    clients = make_clients(stored=stored)
     diagnosis, fixed = run_checks(clients, checks), tuple[str, ...]()
     if fix and (fixed := diagnosis.fix()):
         diagnosis = run_checks(clients, checks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from paddock.errors import BadSetting, NoPermission, NotOnVolume
 
 if TYPE_CHECKING:
     from paddock.lifecycle.clients import Clients
+    from paddock.settings import StoredSecret
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 ModelArgument = Annotated[
@@ -42,16 +44,16 @@ class ProfileName(StrEnum):
     ROLEPLAY = "roleplay"
 
 
-def make_clients(*, limit_rate: str | None = None) -> Clients:
+def make_clients(*, limit_rate: str | None = None, stored: Mapping[str, StoredSecret] | None = None) -> Clients:
     """Make the clients from the environment. `limit_rate` is a number of bytes per second, such as `20MB`, and replaces
-    that of the environment. Raises BadSetting."""
+    that of the environment. `stored` has secrets that the environment lacks. Raises BadSetting."""
     from pydantic import ValidationError
 
     from paddock import settings
     from paddock.lifecycle.clients import connect
     from paddock.model.units import parse_bytes
 
-    loaded = settings.load()
+    loaded = settings.load(stored)
     convert_other_handlers()
     if limit_rate is not None:
         override = {"limit_rate_bytes_per_s": parse_bytes(limit_rate)}

@@ -6,12 +6,13 @@ They are made once, where a program starts, and passed to everything else as an 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paddock import settings as environment
 from paddock.errors import BadSetting
 from paddock.hub import Hub
-from paddock.settings import Settings
+from paddock.settings import Settings, StoredSecret
 from paddock.store.protocol import RemoteStore
 from paddock.store.volume import Volume
 
@@ -41,10 +42,10 @@ def connect(settings: Settings | None = None) -> Clients:
     )
 
 
-def connect_with(catalog: str | None) -> Clients:
+def connect_with(catalog: str | None, stored: Mapping[str, StoredSecret] | None = None) -> Clients:
     """Clients from the environment, whose settings name this catalog: gates and retention are decided by it. None: that
-    of the environment. Raises BadSetting."""
-    settings = environment.load()
+    of the environment. `stored` has secrets that the environment lacks. Raises BadSetting."""
+    settings = environment.load(stored)
     if catalog is not None:
         settings = Settings.model_validate({**dict(settings), "catalog": catalog})
     return connect(settings)

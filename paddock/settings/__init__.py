@@ -4,7 +4,29 @@ Variables have the ecosystem's names (`HF_…`) where they exist, and otherwise 
 `PREFECT_…` are read by boto3 and Prefect themselves. `docs/settings.md` lists every setting; a test compares the two.
 """
 
-from paddock.settings.environment import child_environment, load, log_format, visible_gpus
+from paddock.settings.environment import (
+    SECRETS,
+    StoredSecret,
+    child_environment,
+    keep_matplotlib_in_cache,
+    load,
+    log_format,
+    missing_secrets,
+    visible_gpus,
+)
 from paddock.settings.fields import MIB, Settings
+from paddock.settings.values import AwsKeys
 
-__all__ = ["MIB", "Settings", "child_environment", "load", "log_format", "visible_gpus"]
+__all__ = [
+    "MIB",
+    "SECRETS",
+    "AwsKeys",
+    "Settings",
+    "StoredSecret",
+    "child_environment",
+    "keep_matplotlib_in_cache",
+    "load",
+    "log_format",
+    "missing_secrets",
+    "visible_gpus",
+]

@@ -11,6 +11,7 @@ from paddock.confinement import UNPRIVILEGED_USER
 from paddock.network import Network
 from paddock.settings.values import (
     AbsolutePath,
+    AwsKeys,
     CatalogPlace,
     Cron,
     Directories,
@@ -77,6 +78,11 @@ class Settings(BaseModel):
         pattern=r"^[A-Z][A-Z0-9_]{1,63}$",
         validation_alias="PADDOCK_S3_STORAGE_CLASS",
         description="Storage class of blobs, such as `INTELLIGENT_TIERING`; unset: the bucket's default",
+    )
+    aws_keys: AwsKeys | None = Field(
+        default=None,
+        exclude=True,
+        description="Keys of S3 from elsewhere than the environment, which boto3 reads itself; of no variable",
     )
     lease_s: float = Field(
         default=30.0,

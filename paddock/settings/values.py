@@ -7,6 +7,7 @@ since it may be a secret.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeGuard
 from urllib.parse import SplitResult, urlsplit
@@ -25,6 +26,15 @@ _SHARE = re.compile(r"(100(\.0+)?|[0-9]{1,2}(\.[0-9]{1,6})?)\s*%", re.ASCII)
 _CRON = re.compile(r"[0-9A-Za-z*,/-]+( +[0-9A-Za-z*,/-]+){4}")
 _PRICE = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?", re.ASCII)
 _TOKEN = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True, slots=True)
+class AwsKeys:
+    """Keys of S3 that are not from the environment, whose keys boto3 reads itself."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
 
 
 def _expanded(value: Path) -> Path:

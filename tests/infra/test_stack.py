@@ -20,13 +20,12 @@ import pytest
 from infra.bootstrap import GPU_POOL, POOLS
 from infra.local import supervisor
 from infra.local.demo import MODEL
-from infra.local.quantize import FILE_TYPES, NAME
 from infra.local.s3 import S3Server
 from infra.local.service import ServiceError
 from infra.local.stack import Stack
 from infra.local.state import CHECKOUT
-from tests.support.gguf import U32, tiny_llama
-from tests.support.tiny_hub import CONFIG
+from infra.local.temporary import make_temporary_directory, remove_temporary_directory
+from tests.support.tiny_demo import fill_demo_cache
 from tests.support.waiting import wait_for
 
 ONBOARD = "onboard-model/onboard"
@@ -48,14 +47,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A state directory whose Hub has tiny models, under the names of the demonstration's."""
     monkeypatch.setenv("PADDOCK_THREADS", "1")  # other tests have the cores too
     monkeypatch.setenv("PADDOCK_BENCHMARK_BUDGET_S", "0")
-    cache = tmp_path / "hub" / "cache"
-    cache.mkdir(parents=True)
-    for layers, (quantization, file_type) in enumerate(FILE_TYPES.items(), 1):
-        model = tiny_llama(layers=layers).set("general.file_type", U32, file_type)
-        model.set("llama.context_length", U32, 1024).write(cache / f"{NAME}-{quantization}.gguf")
-    (cache / "config.json").write_bytes(CONFIG)
-    (cache / "tokenizer_config.json").write_text('{"model_max_length": 1024}')
-    (cache / "generation_config.json").write_text("{}")
+    fill_demo_cache(tmp_path)
     yield tmp_path
     supervisor.stop(tmp_path)
 
@@ -284,6 +276,19 @@ def test_a_stack_of_one_part_sets_the_variables_of_that_part_only(
         assert not {"HF_ENDPOINT", "HF_TOKEN", "PREFECT_API_URL"} & set(stack.environment)
         services = stack.services
     assert [service.poll() is None for service in services] == [False]
+
+
+def test_what_a_killed_stack_left_in_its_temporary_directory_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = make_temporary_directory(tmp_path)
+    assert left.stat().st_mode & 0o777 == 0o711  # the engine's own user passes, and nobody lists it
+    (left / "prefect-workspace-attempt-1").mkdir()
+    (left / "prefect-workspace-attempt-1" / "workspace.json").write_text("{}")
+    own = make_temporary_directory(tmp_path)
+    assert (left.exists(), own.exists()) == (False, True)
+    remove_temporary_directory(tmp_path)
+    remove_temporary_directory(tmp_path)
+    assert not own.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_when_one_part_fails_to_start_the_others_are_stopped(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from paddock.measure.pictures.picture import Picture
 from paddock.plain_text import one_line
+from paddock.settings import keep_matplotlib_in_cache
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -92,7 +93,8 @@ def draw(
 
     `height` is that of the axes with their labels, in pixels. Texts may be of any origin and length.
     """
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home that it cannot write its fonts to
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a cache that it cannot write its fonts to
+    keep_matplotlib_in_cache()
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

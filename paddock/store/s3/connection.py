@@ -1,7 +1,8 @@
 """Make boto3's S3 client, and the request parameters of each write: encryption and storage class.
 
-The endpoint and the keys come from the AWS environment variables and files, which boto3 reads itself. Proxies and
-certificates do not, except for AWS's own setting of a CA bundle. Only boto3 retries a request; nothing above it does.
+The endpoint and the keys come from the AWS environment variables and files, which boto3 reads itself, unless the
+settings have keys from elsewhere. Proxies and certificates do not, except for AWS's own setting of a CA bundle. Only
+boto3 retries a request; nothing above it does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from paddock.errors import BadSetting
 from paddock.network import DIRECT, HttpProxy, Network
 from paddock.network.certificates import system_bundle
-from paddock.settings import Settings
+from paddock.settings import AwsKeys, Settings
 from paddock.store.s3.answers import refuse_other_answers
 from paddock.store.s3.bodies import bound_answers
 
@@ -35,7 +36,7 @@ class S3Options:
 
     `connections` is the number of parts that are sent at once, `stall_s` the read timeout of a request in seconds.
     `path_style` None leaves the addressing style to boto3: the bucket is in the path for an IP address, else in the
-    host name.
+    host name. `keys` None leaves them to boto3.
     """
 
     connections: int = 4
@@ -45,6 +46,7 @@ class S3Options:
     kms_key: str | None = None
     storage_class: str | None = None
     network: Network = DIRECT
+    keys: AwsKeys | None = None
 
     @staticmethod
     def of(settings: Settings) -> S3Options:
@@ -55,6 +57,7 @@ class S3Options:
             kms_key=settings.s3_kms_key,
             storage_class=settings.s3_storage_class,
             network=settings.network,
+            keys=settings.aws_keys,
         )
 
     @property
@@ -96,6 +99,8 @@ def connect(options: S3Options) -> S3Connection:
         network = network.with_ca(Path(bundle).absolute(), "AWS_CA_BUNDLE")
     if aws.get_config_variable("data_path") is None:  # else the user's own descriptions
         aws.register_component("data_loader", _loader())
+    if keys := options.keys:
+        aws.set_credentials(keys.access_key_id, keys.secret_access_key, keys.session_token)
     session = Session(botocore_session=aws)
     verify = str(network.ca_path or system_bundle())
     styles: dict[bool | None, Literal["auto", "path", "virtual"]] = {None: "auto", True: "path", False: "virtual"}
