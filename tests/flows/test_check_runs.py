@@ -28,10 +28,10 @@ def test_a_run_without_an_event_is_named_and_marked_and_no_other_is(
 ) -> None:
     silence = timedelta(seconds=3)
 
-    @flow(name="serve-model")
+    @flow(name="its-own-process")
     def mortal() -> None: ...
 
-    @flow(name="approve-promotion")
+    @flow(name="its-own-waiting")
     def waiting() -> None: ...
 
     flows = (mortal, mortal, mortal, waiting)
@@ -42,7 +42,7 @@ def test_a_run_without_an_event_is_named_and_marked_and_no_other_is(
 
     def found() -> list[CheckResult]:
         beat(prefect_server, alive, mortal.name)
-        results = check_runs(client, MORTAL, silence=silence)
+        results = check_runs(client, ["its-own-process"], silence=silence)
         return [result for result in results if result.name == "Prefect: dead runs"]
 
     wait_for(lambda: [result.message for result in found()] == ["2 without a sign of life for 3 s, such as it"])
