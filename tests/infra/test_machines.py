@@ -78,7 +78,7 @@ class Runs:
         """
         match run["state_type"]:
             case "COMPLETED":
-                promotes = run["name"].startswith(("onboard ", "promote "))
+                promotes = run["name"].startswith("onboard ")
                 return not promotes or bool(history[run["parameters"]["model"].partition(":")[0]])
             case "CRASHED":
                 return not self._crashed_with_process[run["id"]]
@@ -159,7 +159,7 @@ def test_all_runs_end_truly_and_nothing_is_fetched_twice_while_machines_die(
     history = {model: [change.operation for change in clients.volume.history(name)] for model, name in names.items()}
     untrue = [run for run in ended if not runs.is_true(run, history)]
     fetched = sum(count for name, count in hub.stats().bytes_sent.items() if name.endswith(FILE))
-    preflights = sum(run["name"].startswith("acquire ") for run in ended)
+    preflights = sum(run["name"].startswith(("onboard ", "refresh org/")) for run in ended)
     print(f"\nround {seed}: {', '.join(victims)} killed with {killed} runs; runs were started again {waves} times")
     _print_runs(ended, untrue)
     print(f"  bytes: {needed:,} needed, {fetched:,} fetched, {fetched - needed:+,} by {preflights} preflights")
