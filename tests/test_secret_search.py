@@ -22,6 +22,13 @@ def test_a_secret_is_found_in_base64_whatever_stands_around_it(before: bytes, af
         assert SEARCH.found([Place("a log", b"Basic " + encode(text) + b"\n")]) == {"a token, base64, in a log"}
 
 
+@pytest.mark.parametrize("newline", [b"\n", b"\\n"], ids=["lines", "lines in JSON"])
+def test_a_secret_is_found_in_base64_that_is_broken_into_lines(newline: bytes) -> None:
+    encoded = b64encode(b"a" * 40 + SECRET.encode())
+    lines = newline.join(encoded[start : start + 76] for start in range(0, len(encoded), 76))
+    assert SEARCH.found([Place("a result", lines)]) == {"a token, base64, in a result"}
+
+
 def test_a_secret_is_found_plain_quoted_and_in_json() -> None:
     assert SEARCH.found([Place("a log", SECRET.encode())]) == {"a token, plain, in a log"}
     assert SEARCH.found([Place("a log", quote(SECRET, safe="").encode())]) == {"a token, URL-quoted, in a log"}

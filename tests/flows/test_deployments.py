@@ -173,6 +173,10 @@ def test_a_deployment_stores_its_pool_and_a_module_and_no_directory(
     assert schedule.active
     assert schedule.schedule == CronSchedule(cron=Settings.model_fields["refresh_cron"].default, timezone="Etc/UTC")
     assert nightly.global_concurrency_limit is None, "a run that is stuck in Pending would hold its slot"
+    limits = {name: one.global_concurrency_limit for name, one in found.items() if one.global_concurrency_limit}
+    assert limits.keys() == {"maintain-volume/weekly"}
+    everywhere = {one.name for one in client.read_global_concurrency_limits(limit=200)}
+    assert everywhere == {one.name for one in limits.values()}
     stored = json.dumps(httpx.post(f"{prefect_server.url}/deployments/filter", json={}, trust_env=False).json())
     for name in (COPIED, str(CHECKOUT), sys.prefix):
         assert name not in stored

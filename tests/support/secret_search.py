@@ -1,7 +1,7 @@
 """Search for secrets in everything that a run leaves: files, objects, Prefect's API and its database, command lines.
 
 A secret is found plain, URL-quoted, as in JSON, and in base64, whatever stands before it: `user:password` is encoded as
-a whole in the header of a proxy.
+a whole in the header of a proxy. Base64 may be broken into lines, as where Prefect stores the exception of a run.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class SecretSearch:
         """A line for each secret and form of it in each place where it is not allowed."""
         lines = set[str]()
         for place in places:
-            for form in set(self._pattern.findall(place.content)):
+            on_one_line = place.content.replace(b"\\n", b"").replace(b"\n", b"")
+            for form in {*self._pattern.findall(place.content), *self._pattern.findall(on_one_line)}:
                 name, kind = self._forms[form]
                 if (name, place.name) not in self._allowed:
                     lines.add(f"{name}, {kind}, in {place.name}")
