@@ -26,8 +26,8 @@ def gates_markdown(report: GateReport) -> str:
     lines = [
         f"**{verdict}**: {as_text(report.model)} against {promoted}.{reference}",
         "",
-        "| gate | outcome | candidate | promoted | ratio | bound |",
-        "|---|---|---|---|---|---|",
+        "| gate | outcome | candidate | promoted | ratio |",
+        "|---|---|---|---|---|",
         *map(_row, ordered),
         "",
         *(
@@ -37,6 +37,8 @@ def gates_markdown(report: GateReport) -> str:
     ]
     if report.undecided:
         lines += ["", f"A gate that could not decide {'blocks' if report.undecided_blocks else 'counts as passed'}."]
+    bounds = "; ".join(as_text(f"{gate.name} {gate.bound}") for gate in report.gates)
+    lines += ["", f"Bounds: {bounds}."]
     lines += ["", f"{as_text(report.engine)}, {as_text(report.measured_at)}, {report.seconds:.0f} s"]
     return "\n".join(lines)
 
@@ -45,7 +47,7 @@ def _row(gate: Gate) -> str:
     ratio = f"{gate.ratio:.3g}" if gate.ratio is not None else ""
     if gate.ci95:
         ratio += f" ({gate.ci95[0]:.3g} to {gate.ci95[1]:.3g})"
-    figures = (_figure(gate.candidate), _figure(gate.promoted), ratio, gate.bound)
+    figures = (_figure(gate.candidate), _figure(gate.promoted), ratio)
     return f"| {' | '.join([as_text(gate.name), _OUTCOMES[gate.passed], *map(as_text, figures)])} |"
 
 
