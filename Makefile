@@ -47,7 +47,8 @@ torture: setup
 
 # The pictures and screenshots of the documentation, of the real model on this machine: a quiet one, please.
 screenshots: setup system-packages
-	$(BIN)/python -m pytest -m torture tests/flows/test_pictures.py tests/flows/test_approve.py --screenshots docs/images
+	$(BIN)/python -m pytest -m torture tests/flows/test_pictures.py tests/flows/test_pages.py tests/flows/test_approve.py \
+		--screenshots docs/images
 
 # Needs an NVIDIA GPU, and `CMAKE_ARGS=-DGGML_CUDA=ON make setup` before.
 gpu: setup

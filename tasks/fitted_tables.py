@@ -1,7 +1,8 @@
 """Fit tables into the width of Prefect's pages: a row that is too wide becomes a line of a list below its table.
 
 Neither of Prefect's user interfaces breaks lines within the cells of a table artifact, and the first one does not in
-Markdown either. On a window of 1280 pixels an artifact has 580: a long text would run off the page.
+Markdown either: a long text would run off the page. On a window of 1280 pixels, a table artifact has 580 pixels in the
+second interface, and Markdown 708 in the first.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Iterator, Sequence
 
 from paddock.model.markdown import table
 
-_WIDTH_PX = 580
 _CHARACTER_PX = 8
-_COLUMN_PX = 16
+_TABLE_PX, _TABLE_COLUMN_PX = 580, 16
+_PAGE_PX, _PAGE_COLUMN_PX = 708, 24
+_PLAIN = frozenset({"answer", "done", "found", "median", "message", "outcome", "result", "severity", "size", "why"})
+"""Columns whose texts need no name before them."""
 _MARKUP = re.compile(r"[*`]|\\(?=[^\w\s])|!?\[[^\]]*\]\([^)]*\)")
 _FENCE = re.compile(r"^(`{3,})")
 _SEPARATOR = re.compile(r"^\|(?: *:?-+:? *\|)+$")
@@ -21,16 +24,24 @@ _BAR = re.compile(r"(?<!\\)\|")
 
 
 def fits(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """Whether a table of Markdown cells is no wider than a page."""
-    widths = [max(map(_length, column)) for column in zip(head, *rows, strict=True)]
-    return _CHARACTER_PX * sum(widths) + _COLUMN_PX * len(widths) <= _WIDTH_PX
+    """Whether a table artifact of Markdown cells is no wider than its page."""
+    return _width(head, rows, _TABLE_COLUMN_PX) <= _TABLE_PX
+
+
+def _fits_page(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    return _width(head, rows, _PAGE_COLUMN_PX) <= _PAGE_PX
+
+
+def _width(head: Sequence[str], rows: Sequence[Sequence[str]], column_px: int) -> int:
+    longest = [max(map(_length, column)) for column in zip(head, *rows, strict=True)]
+    return _CHARACTER_PX * sum(longest) + column_px * len(longest)
 
 
 def fitted_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The Markdown of a table of the rows that fit, and of a list of the others. A table of a few of many rows is none:
     then all of them are in the list."""
     narrow = sorted(rows, key=lambda row: sum(map(_length, row)))
-    while narrow and not fits(head, narrow):
+    while narrow and not _fits_page(head, narrow):
         narrow.pop()
     if 2 * len(narrow) < len(rows):
         narrow = []
@@ -59,7 +70,7 @@ def _fitted(lines: Sequence[str]) -> Iterator[str]:
         while end < len(lines) and lines[end].startswith("|"):
             end += 1
         head, rows = _cells(line), [_cells(row) for row in lines[place + 2 : end]]
-        yield from lines[place:end] if fits(head, rows) else fitted_table(head, rows).split("\n")
+        yield from lines[place:end] if _fits_page(head, rows) else fitted_table(head, rows).split("\n")
         place = end
 
 
@@ -68,9 +79,10 @@ def _cells(row: str) -> list[str]:
 
 
 def _line(head: Sequence[str], row: Sequence[str]) -> str:
-    rest = [(name, cell) for name, cell in zip(head[1:], row[1:], strict=True) if cell]
-    text = rest[0][1] if len(rest) == 1 else "; ".join(f"{name}: {cell}" for name, cell in rest)
-    return f"- {row[0]}: {text}" if row[0] else f"- {text}"
+    rest = zip(head[1:], row[1:], strict=True)
+    text = "; ".join(cell if name in _PLAIN else f"{name}: {cell}" for name, cell in rest if cell)
+    first = row[0] if "*" in row[0] or not row[0] else f"**{row[0]}**"
+    return f"- {first}{'' if row[0].endswith('?') or not first else ':'} {text}".replace("-  ", "- ")
 
 
 def _length(cell: str) -> int:

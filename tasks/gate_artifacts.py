@@ -14,8 +14,7 @@ _OUTCOMES = {True: "✓ passed", False: "✗ **held back**", None: "? **not deci
 
 
 def gates(subject: ArtifactSubject, report: GateReport) -> None:
-    """The verdict, the gates, those that failed first, the reasons of those that did not pass, and all figures, as
-    Markdown."""
+    """The verdict, the gates, those that failed first, and the reasons of those that did not pass, as Markdown."""
     create_page(key=subject.key("gates"), markdown=gates_markdown(report), description=report.line)
 
 
@@ -27,8 +26,8 @@ def gates_markdown(report: GateReport) -> str:
     lines = [
         f"**{verdict}**: {as_text(report.model)} against {promoted}.{reference}",
         "",
-        "| gate | outcome | ratio |",  # no wider than Prefect's pages: the rest is a list below
-        "|---|---|---|",
+        "| gate | outcome | candidate | promoted | ratio |",
+        "|---|---|---|---|---|",
         *map(_row, ordered),
         "",
         *(
@@ -38,7 +37,8 @@ def gates_markdown(report: GateReport) -> str:
     ]
     if report.undecided:
         lines += ["", f"A gate that could not decide {'blocks' if report.undecided_blocks else 'counts as passed'}."]
-    lines += ["", "What each gate measured, and its bound:", "", *map(_figures, ordered)]
+    bounds = "; ".join(as_text(f"{gate.name} {gate.bound}") for gate in report.gates)
+    lines += ["", f"Bounds: {bounds}."]
     lines += ["", f"{as_text(report.engine)}, {as_text(report.measured_at)}, {report.seconds:.0f} s"]
     return "\n".join(lines)
 
@@ -47,12 +47,8 @@ def _row(gate: Gate) -> str:
     ratio = f"{gate.ratio:.3g}" if gate.ratio is not None else ""
     if gate.ci95:
         ratio += f" ({gate.ci95[0]:.3g} to {gate.ci95[1]:.3g})"
-    return f"| {as_text(gate.name)} | {_OUTCOMES[gate.passed]} | {as_text(ratio)} |"
-
-
-def _figures(gate: Gate) -> str:
-    figures = {"candidate": _figure(gate.candidate), "promoted": _figure(gate.promoted), "bound": gate.bound}
-    return f"- {as_text(gate.name)}: {'; '.join(f'{name} {as_text(text)}' for name, text in figures.items() if text)}"
+    figures = (_figure(gate.candidate), _figure(gate.promoted), ratio)
+    return f"| {' | '.join([as_text(gate.name), _OUTCOMES[gate.passed], *map(as_text, figures)])} |"
 
 
 def _figure(value: Figure) -> str:

@@ -57,19 +57,24 @@ def has_worker() -> bool:
 
 
 def await_completion(
-    run: FlowRun, *, run_limit_s: float, queue_limit_s: float = _QUEUE_LIMIT_S, poll_s: float = _POLL_S
+    run: FlowRun,
+    *,
+    run_limit_s: float,
+    queue_limit_s: float = _QUEUE_LIMIT_S,
+    poll_s: float = _POLL_S,
+    log_s: float = _TOLD_S,
 ) -> None:
-    """Wait for a run on another worker to complete.
+    """Wait for a run on another worker to complete. Each `log_s` seconds the log says what it waits for.
 
     `queue_limit_s` bounds the wait for its start: other runs may be queued before it. `run_limit_s` counts from its
     start. A run that exceeds a limit is cancelled. Raises OrchestratorUnavailable if no worker started it, and
     EngineCrashed if it failed or exceeded `run_limit_s`.
     """
     with get_client(sync_client=True) as client:
-        state = _await_start(client, run, limit_s=queue_limit_s, poll_s=poll_s)
+        state = _await_start(client, run, limit_s=queue_limit_s, poll_s=poll_s, log_s=log_s)
         deadline, told = time.monotonic() + run_limit_s, time.monotonic()
         while not state.is_final():
-            if time.monotonic() >= told + _TOLD_S:
+            if time.monotonic() >= told + log_s:
                 told = time.monotonic()
                 run_logger().info("waiting for %s: it is %s", _name(run), state.name)
             if time.monotonic() > deadline:
@@ -114,12 +119,12 @@ def time_limit_s(*, engine_runs: int, fetch_bytes: int = 0) -> float:
     return engine_runs * connect().settings.engine_timeout_s + fetch_bytes / _SLOW_BYTES_PER_S + 120
 
 
-def _await_start(client: SyncPrefectClient, run: FlowRun, *, limit_s: float, poll_s: float) -> State[Any]:
-    """Wait until a run has left the queue, and return its state. Each minute the log says what it waits for."""
+def _await_start(client: SyncPrefectClient, run: FlowRun, *, limit_s: float, poll_s: float, log_s: float) -> State[Any]:
+    """Wait until a run has left the queue, and return its state."""
     deadline = time.monotonic() + limit_s
-    told = time.monotonic() + _FIRST_TOLD_S - _TOLD_S
+    told = time.monotonic() + min(_FIRST_TOLD_S - log_s, 0)
     while (state := _state(client, run)).type in _WAITING:
-        if time.monotonic() >= told + _TOLD_S:
+        if time.monotonic() >= told + log_s:
             told = time.monotonic()
             run_logger().info("waiting for %s: %s", GPU_POOL, _reason_to_wait(client, run))
         if not _worker_is_online(client):

@@ -207,7 +207,8 @@ def test_the_retries_table_has_the_delays_of_each_kind_of_step() -> None:
 def artifacts() -> dict[str, str]:
     """The kinds of artifacts in the calls that create them, with their types in Prefect."""
     found = {}
-    trees = [ast.parse(path.read_text()) for path in (ROOT / "tasks").glob("*artifacts.py")]
+    paths = set((ROOT / "tasks").glob("*artifacts.py")) - {ROOT / "tasks" / "escaped_artifacts.py"}
+    trees = [ast.parse(path.read_text()) for path in paths]
     for node in (node for tree in trees for node in ast.walk(tree)):
         called = (
             re.fullmatch(r"create_(table|page|progress)", ast.unparse(node.func))

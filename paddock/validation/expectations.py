@@ -6,7 +6,6 @@ Docs are HTML pages with the results; `paddock.validation.site` makes them reada
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -55,7 +54,6 @@ def check_tables(tables: Sequence[Table], *, what: str, docs: Path | None) -> tu
         _load_at_first_use(module)
     import great_expectations as gx
 
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of its temporary directories
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     source = context.data_sources.add_pandas(what)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from prefect import flow
@@ -19,6 +20,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, Pending, Running
 
 from flows.benchmark import benchmark_model, benchmark_on_gpu_worker
@@ -35,6 +37,7 @@ from tasks import gpu_pool
 from tasks.recorders import StepRun, record
 from tasks.runner import PrefectRunner
 from tests.support.benchmarks import DISTURBED, a_benchmark
+from tests.support.flow_runs import messages
 from tests.support.gguf import U32, tiny_llama
 from tests.support.stores import A, publish
 from tests.support.tiny_hub import MODEL, NAME
@@ -162,6 +165,25 @@ def test_a_run_that_takes_too_long_is_cancelled(
         gpu_pool.await_completion(run, run_limit_s=0.3, poll_s=POLL_S)
     assert time.monotonic() - began > 0.3
     assert state_of(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
+
+
+def test_the_log_of_a_run_that_waits_for_another_says_so(
+    client: SyncPrefectClient, deployment: Callable[[], FlowRun], worker: None
+) -> None:
+    run = deployment()
+    client.set_flow_run_state(run.id, Running(), force=True)
+    ended = threading.Timer(2.0, lambda: client.set_flow_run_state(run.id, Completed(), force=True))
+
+    @flow
+    def wait() -> str:
+        ended.start()
+        gpu_pool.await_completion(run, run_limit_s=60, poll_s=POLL_S, log_s=0.2)
+        return str(flow_run.get_id())
+
+    waited = client.read_flow_run(UUID(wait()))
+    log = messages(client, waited, last="Finished in state")
+    assert f"waiting for the run {run.name} on the pool {gpu_pool.GPU_POOL}: it is Running" in log
+    ended.join()
 
 
 def test_the_message_of_a_failed_run_is_raised(client: SyncPrefectClient, deployment: Callable[[], FlowRun]) -> None:

@@ -92,8 +92,8 @@ def newest(client: SyncPrefectClient) -> dict[str, Artifact]:
 def test_a_damaged_blob_is_found_and_repaired(runs: TwoRuns) -> None:
     assert runs.repaired.failures == ()
     (row,) = str(runs.artifacts["scrub"].data).splitlines()
-    assert row.startswith(f"- {runs.id.short}: file: ")
-    assert "; done: repaired, " in row
+    assert row.startswith(f"- **{runs.id.short}**: file: ")
+    assert "; repaired, " in row
     assert row.endswith(f"; sha256: {runs.damaged}")
     assert "1 damaged, 0 of them still" in str(runs.artifacts["scrub"].description)
 
@@ -101,20 +101,20 @@ def test_a_damaged_blob_is_found_and_repaired(runs: TwoRuns) -> None:
 def test_each_step_leaves_its_artifact(runs: TwoRuns) -> None:
     assert {*VOLUME_KINDS, *(f"s3 {kind}" for kind in REMOTE_KINDS)} <= set(runs.artifacts)
     (kept,) = str(runs.artifacts["eviction"].data).splitlines()
-    assert kept.startswith(f"- {MODEL}: variant: Q8_0; revision: {runs.id.revision[:8]}; size: ")
-    assert "; done: kept; why: " in kept
+    assert kept.startswith(f"- **{MODEL}**: variant: Q8_0; revision: {runs.id.revision[:8]}; ")
+    assert "; kept; " in kept
 
 
 def test_the_summary_has_a_picture_and_the_use_by_model(runs: TwoRuns) -> None:
     text = str(runs.artifacts["maintenance"].data)
     assert "](data:image/svg+xml;base64," in text
-    assert "\n- scrub: took: " in text
+    assert "\n- **scrub**: took: " in text
     assert f"| {MODEL} | " in text
 
 
 def test_a_run_that_leaves_damage_fails_after_its_other_steps(runs: TwoRuns) -> None:
     assert "scrub: 1 damaged blob stays" in runs.failure.message
-    assert "; done: not repaired; " in str(runs.failed_artifacts["scrub"].data)
+    assert "; not repaired; " in str(runs.failed_artifacts["scrub"].data)
     text = str(runs.failed_artifacts["maintenance"].data)
     assert "**failed:** 1 damaged blob stays" in text
     assert runs.failed_artifacts["eviction"].id != runs.artifacts["eviction"].id

@@ -20,6 +20,7 @@ from infra.local.demo import MODEL, create_demo_repositories
 from infra.local.hub import HubService
 from infra.local.prefect_server import PrefectServer
 from paddock.lifecycle.clients import Clients
+from tests.flows.test_onboard import KINDS
 from tests.support.browser import open_browser, save_screenshot, wide_tables
 from tests.support.flow_runs import newest
 
@@ -41,7 +42,7 @@ ABSENT = "paddock-demo/No-Such-Model-GGUF"
 
 @contextmanager
 def page_of(prefect_server: PrefectServer, path: str) -> Iterator[Page]:
-    with open_browser(width=1280, height=900) as page:
+    with open_browser(width=1280, height=1000) as page:
         page.goto(f"{prefect_server.ui}{path}", wait_until="networkidle")
         yield page
 
@@ -69,13 +70,13 @@ def test_no_table_of_an_onboarding_runs_off_its_page(
     create_demo_repositories(hub.hub, cache=demo_cache)
     run_local(onboard_model, model=MODEL)
     artifacts = artifacts_of(client)
-    assert artifacts.keys() == {*SEEN, "dossier"}
+    assert artifacts.keys() == {*KINDS}
     for interface in INTERFACES:
         for kind, artifact in artifacts.items():
             with page_of(prefect_server, f"{interface}/artifacts/artifact/{artifact.id}") as page:
                 expect(page.get_by_text(str(artifact.description)[:20]).first).to_be_visible()
                 assert (kind, wide_tables(page)) == (kind, [])
-    with page_of(prefect_server, "/v2/artifacts") as page:
+    with page_of(prefect_server, "/artifacts") as page:
         expect(page.get_by_text("prefill ").first).to_be_visible()
         if directory:
             save_screenshot(page, directory / "artifacts.png")
@@ -98,7 +99,7 @@ def test_the_form_filled_in_and_the_reason_of_a_failed_run(
             save_screenshot(page, directory / "form.png")
     client.delete_deployment(deployment)
     failed = onboard_model(ABSENT, return_state=True).state_details.flow_run_id
-    with page_of(prefect_server, f"/v2/runs/flow-run/{failed}") as page:
+    with page_of(prefect_server, f"/runs/flow-run/{failed}") as page:
         expect(page.get_by_text(f"{ABSENT} is not on").first).to_be_visible()
         if directory:
             save_screenshot(page, directory / "failed-run.png")

@@ -259,3 +259,19 @@ def test_models_are_fetched_at_once_and_measured_alone() -> None:
         thread.join(30)
     first, second = log[0][0], log[2][0]
     assert log == [f"{first} begins", f"{first} ends", f"{second} begins", f"{second} ends", "late fetches"]
+
+
+def test_a_thread_that_waits_for_its_turn_says_what_for() -> None:
+    lines: list[str] = []
+    turns = Turns(announce=lines.append, announce_s=0.01)
+
+    def measure() -> None:
+        with turns.measuring():
+            pass
+
+    thread = threading.Thread(target=measure)
+    with turns.fetching():
+        thread.start()
+        wait_for(lambda: lines)
+    thread.join(30)
+    assert set(lines) == {"waiting to measure: 1 model being fetched"}

@@ -19,18 +19,22 @@ def test_a_table_that_fits_stays_as_it_is() -> None:
 
 def test_a_row_that_is_too_wide_is_listed_below_the_table() -> None:
     assert not fits(HEAD, [SHORT, LONG])
-    listed = f"- kl_ratio: outcome: **held back**; bound: {LONG[2].strip()}"
+    listed = f"- **kl_ratio**: **held back**; bound: {LONG[2].strip()}"
     page = with_fitted_tables(f"A\n\n{table(HEAD, [SHORT, LONG, SHORT])}\n\nB")
     assert page == f"A\n\n{NARROW}\n\n{listed}\n\nB"
 
 
 def test_a_table_of_mostly_wide_rows_is_a_list_in_the_same_order() -> None:
     page = fitted_table(HEAD, [LONG, SHORT, LONG])
-    assert [line.split(":")[0] for line in page.splitlines()] == ["- kl_ratio", "- decode", "- kl_ratio"]
+    assert [line.split(":")[0] for line in page.splitlines()] == ["- **kl_ratio**", "- **decode**", "- **kl_ratio**"]
 
 
-def test_one_text_beside_the_first_column_is_listed_without_its_column() -> None:
-    assert fitted_table(("test", "median", "spread"), [("GPU", "none " * 20, "")]) == f"- GPU: {'none ' * 20}"
+def test_an_empty_cell_is_left_out_and_a_question_has_no_colon() -> None:
+    rows = [("GPU", "none " * 20, ""), ("Is it safe?", "yes " * 20, "2%")]
+    assert fitted_table(("test", "median", "spread"), rows).splitlines() == [
+        f"- **GPU**: {'none ' * 20}",
+        f"- **Is it safe?** {'yes ' * 20}; spread: 2%",
+    ]
 
 
 def test_markup_takes_no_width() -> None:
@@ -39,7 +43,7 @@ def test_markup_takes_no_width() -> None:
 
 def test_a_bar_within_a_cell_ends_none() -> None:
     row = (as_text("a|b"), "x" * 99)
-    assert with_fitted_tables(table(("name", "text"), [row])) == f"- {row[0]}: {row[1]}"
+    assert with_fitted_tables(table(("name", "text"), [row])) == f"- **{row[0]}**: text: {row[1]}"
 
 
 def test_a_table_in_a_code_block_is_text() -> None:
