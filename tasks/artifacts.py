@@ -222,7 +222,8 @@ def memory(subject: ArtifactSubject, result: Preflight) -> None:
     rows: list[dict[str, Any]] = [
         {"part": part, "bytes": size, "size": human_bytes(size)} for part, size in plan.memory.parts()
     ]
-    rows += [{"part": name, "bytes": None, "size": str(value)} for name, value in plan.parameters.to_json().items()]
+    parameters = plan.parameters.to_json()
+    rows += [{"part": name, "bytes": None, "size": text} for name in parameters if (text := _shown(parameters[name]))]
     given_up = "".join(f"; {line}" for line in plan.given_up)
     create_table(
         key=subject.key("memory"),
@@ -230,6 +231,15 @@ def memory(subject: ArtifactSubject, result: Preflight) -> None:
         description=f"{human_bytes(plan.memory.total_bytes)} with {plan.context_tokens} tokens of context, as the"
         f" {plan.memory.source} says: {subject.name}{given_up}",
     )
+
+
+def _shown(value: object) -> str:
+    """A parameter of the engine as people write it; empty for one that is not set."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def copy(subject: ArtifactSubject, copied: CopyResult | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from paddock.lifecycle.eviction.evicted import Evicted
@@ -124,8 +125,8 @@ def usage(subject: StoreSubject, summary: UsageSummary) -> None:
             **{kind: f"{used.uses}, {human_time(used.seconds)}" for kind, used in line.total.kinds.items()},
             "requests": line.total.usage.requests,
             "tokens": line.total.usage.tokens,
-            "first": str(line.total.first),
-            "last": str(line.total.last),
+            "first": _time(line.total.first),
+            "last": _time(line.total.last),
             "workers": ", ".join(line.total.workers),
             "stored": "removed" if line.removed else "",
         }
@@ -154,6 +155,10 @@ def _use(subject: StoreSubject, history: UseHistory) -> list[str]:
 def _shares(sample: UseSample) -> list[tuple[str, int]]:
     others = [("other models", sample.other_models_bytes), ("in no snapshot", sample.unused_bytes)]
     return [*sample.models.items(), *((name, size) for name, size in others if size)]
+
+
+def _time(at: datetime | None) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if at else ""
 
 
 def _age(seconds: float) -> str:

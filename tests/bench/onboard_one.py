@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -40,16 +41,25 @@ def _library(model: str, quantization: str) -> Callable[[], object]:
 def main() -> None:
     client, *arguments = sys.argv[1:]
     onboard = {"prefect": _flow, "plain": _library}[client](*arguments)
-    in_steps = 0.0
-    attempt = Step.attempt
+    in_steps = since = 0.0
+    running, lock, attempt = 0, threading.Lock(), Step.attempt
+
+    def count(change: int) -> None:
+        """Count the steps that run: two may at once."""
+        nonlocal in_steps, since, running
+        with lock:
+            if not running:
+                since = time.monotonic()
+            running += change
+            if not running:
+                in_steps += time.monotonic() - since
 
     def timed(step: Step[..., Any], *args: Any, **kwargs: Any) -> Any:
-        nonlocal in_steps
-        began = time.monotonic()
+        count(1)
         try:
             return attempt(step, *args, **kwargs)
         finally:
-            in_steps += time.monotonic() - began
+            count(-1)
 
     with mock.patch.object(Step, "attempt", timed):
         began = time.monotonic()

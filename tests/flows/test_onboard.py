@@ -193,6 +193,12 @@ def test_every_step_creates_its_artifact_under_a_stable_key(onboarded: Twice) ->
         assert again.id != onboarded.artifacts[kind].id, f"{kind} was not recorded again"
 
 
+def test_no_artifact_shows_a_value_as_python_writes_it(onboarded: Twice) -> None:
+    for kind, one in onboarded.artifacts.items():
+        shown = re.sub(r"(?s)```.*?```|\(data:[^)]*\)|\bnull\b", "", f"{one.description} {one.data}")
+        assert not re.search(r"\b(None|True|False)\b|\b[A-Z][a-z]+[A-Za-z]*\.[A-Z_]{2,}\b|<\w+ object", shown), kind
+
+
 def test_a_second_onboarding_fetches_no_byte_and_says_so(onboarded: Twice) -> None:
     assert onboarded.first.transferred_bytes > 0
     assert onboarded.again.transferred_bytes == onboarded.again_sent_bytes == 0

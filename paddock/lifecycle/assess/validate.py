@@ -7,7 +7,9 @@ the engine says it will take. The result is kept with the volume's reports.
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,9 +127,13 @@ def validate(runner: Runner, wanted: Reference, context_tokens: int, *, target: 
     structure = runner.run(check_structure, manifest, stored)
     require_accepted(manifest.id.short, structure.verdict, structure.findings)  # the engine loads no rejected file
     configuration = runner.run(check_configuration, manifest, structure.audit)
-    chat = runner.run(check_chat_template, manifest, structure.audit)
-    data_docs = runner.run(write_data_docs, manifest)
-    compatibility = runner.run(check_compatibility, manifest, context_tokens, target=machine)
+    with ThreadPoolExecutor(1, thread_name_prefix="paddock-docs") as beside:
+        # The import of great-expectations takes seconds of processor time: beside steps that wait for other processes.
+        context = contextvars.copy_context()
+        writing = beside.submit(lambda: context.run(lambda: runner.run(write_data_docs, manifest)))
+        chat = runner.run(check_chat_template, manifest, structure.audit)
+        compatibility = runner.run(check_compatibility, manifest, context_tokens, target=machine)
+    data_docs = writing.result()
     findings = (*stored, *configuration, *chat.findings, *data_docs.findings)
     validation = runner.run(conclude, manifest, structure.audit, compatibility, findings, target=target)
     require_sound(manifest, validation)
