@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from infra.local.hub import HubService
-from paddock.cli.render import print_line, render_history, render_onboarding
+from paddock.cli.printing import print_line
+from paddock.cli.render import render_history, render_onboarding
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.onboard import Onboarded
 from paddock.model.units import counted

@@ -72,7 +72,3 @@ def plan(
     result = preflight(make_clients(), source, PlanRequest(ctx, parallel, kv_type), target=machine, quantization=quant)
     print_result(as_json, result.to_json(), lambda: render_preflight(result))
     return 0 if result.plan.fits else 2
-
-
-COMMANDS = {"inspect": inspect, "plan": plan}
-"""The commands by their names."""

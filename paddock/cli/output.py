@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from paddock.cli.logs import print_error
+
 
 def print_result(as_json: bool, payload: dict[str, Any], render: Callable[[], None]) -> None:
     with to_stdout():
@@ -38,7 +40,5 @@ def report_failure(as_json: bool, error: str, message: str, cure: str, status: i
         with to_stdout():
             print(json.dumps({"error": error, "message": message, "cure": cure}))
     else:
-        from paddock.cli.render import print_error
-
         print_error(error, message, cure)
     return status

@@ -6,12 +6,12 @@ They are made once, where a program starts, and passed to everything else as an 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paddock import settings as environment
 from paddock.errors import BadSetting
 from paddock.hub import Hub
-from paddock.settings import Settings
+from paddock.settings import SETTINGS, Settings
 from paddock.store.protocol import RemoteStore
 from paddock.store.volume import Volume
 
@@ -46,7 +46,7 @@ def connect_with(catalog: str | None) -> Clients:
     of the environment. Raises BadSetting."""
     settings = environment.load()
     if catalog is not None:
-        settings = Settings.model_validate({**dict(settings), "catalog": catalog})
+        settings = replace(settings, catalog=SETTINGS["catalog"].read(catalog, source="--catalog", cure="correct it"))
     return connect(settings)
 
 

@@ -6,13 +6,10 @@ The only module of the library that reads environment variables.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import AliasChoices, ValidationError
-
-from paddock.errors import BadSetting
 from paddock.settings.fields import Settings
+from paddock.settings.variables import SETTINGS
 
 
 def load() -> Settings:
@@ -20,31 +17,24 @@ def load() -> Settings:
 
     Raises BadSetting, which names the variable and the problem but never the value, since it may be a secret.
     """
-    try:
-        return Settings.model_validate(dict(_set_variables()), by_alias=True, by_name=False)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        reason = str(first["msg"]).removeprefix("Value error, ")
-        raise BadSetting(
-            f"the setting {first['loc'][0]} is not usable: {reason}", cure="correct it in the environment"
-        ) from None
-
-
-def _set_variables() -> Iterator[tuple[str, str]]:
-    """(variable, value) for each setting, from the first of its variables that is not empty."""
-    for field in Settings.model_fields.values():
-        alias = field.validation_alias
-        for variable in alias.choices if isinstance(alias, AliasChoices) else [alias]:
-            value = os.environ.get(str(variable), "").strip()
-            if value:
-                yield str(variable), value
+    values: dict[str, Any] = {}
+    for name, setting in SETTINGS.items():
+        for variable in setting.names:
+            if text := os.environ.get(variable, "").strip():
+                values[name] = setting.read(text, source=f"the setting {variable}")
                 break
+    return Settings(**values)
 
 
 def log_format() -> Literal["text", "json"]:
     """As `Settings.log_format`, for what is printed before the settings are read, or since they cannot be: a value that
     is not known is text."""
     return "json" if os.environ.get("PADDOCK_LOG_FORMAT", "").strip() == "json" else "text"
+
+
+def forces_color() -> bool:
+    """Whether FORCE_COLOR asks for the output of a terminal where there is none, as rich understands it."""
+    return bool(os.environ.get("FORCE_COLOR"))
 
 
 _CHILD_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ")

@@ -184,7 +184,7 @@ def with_text(text: str) -> DossierFacts:
     """Facts with `text` wherever one comes from a file, a person or another machine."""
     assert VALIDATION.model is not None
     return DossierFacts(
-        manifest=MANIFEST.model_copy(update={"licence": text, "engine_version": text, "quantization": text}),
+        manifest=replace(MANIFEST, licence=text, engine_version=text, quantization=text),
         promoted=EVERYTHING.promoted,
         history=(replace(FORCED, reason=text, by=text, failed_gates=(text,)),),
         damage="",

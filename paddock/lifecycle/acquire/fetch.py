@@ -300,7 +300,7 @@ def _stored(context: _FetchContext, digest: Sha256) -> Acquired:
         if is_known and manifest.segment_bytes == context.segment_bytes and not _has_weak_weights(manifest, file):
             with volume.reading_blob(digest) as path:
                 repair.check_first_segment(path, file, segment_bytes=context.segment_bytes)
-            return Acquired(file.model_copy(update={"path": planned.file.path}), "volume", 0)
+            return Acquired(replace(file, path=planned.file.path), "volume", 0)
     weights = _weights_scan(planned)
     on_block = weights.feed if weights else None
     with volume.reading_blob(digest) as path:

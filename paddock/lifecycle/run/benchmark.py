@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from paddock.engine.oracle import Memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration
@@ -38,6 +36,7 @@ from paddock.measure.tuning import BUDGET_S, Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
 from paddock.planning.plan import PlanRequest
+from paddock.settings import Secret
 from paddock.store.open_snapshot import OpenSnapshot
 
 _LOG = logging.getLogger(__name__)
@@ -176,7 +175,7 @@ def share_benchmark(clients: Clients, manifest: Manifest) -> str | None:
 
 
 def measure_server(
-    clients: Clients, manifest: Manifest, measured: Benchmark, url: str, *, api_key: SecretStr | None
+    clients: Clients, manifest: Manifest, measured: Benchmark, url: str, *, api_key: Secret | None
 ) -> Benchmark:
     """Run a load test against a server of the model, and add its result to the report of the benchmark."""
     load_test: LoadTest = run_load_test(url, api_key=api_key)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from enum import Enum, auto
-from hashlib import sha256 as sha256_of
 from pathlib import Path
 
 from paddock.model.artifact import MANIFEST_MAX_BYTES
@@ -86,4 +85,6 @@ class PublishedManifests:
 
 
 def _name(content: bytes) -> str:
-    return f"{sha256_of(content).hexdigest()}.json"
+    from hashlib import sha256  # loads OpenSSL
+
+    return f"{sha256(content).hexdigest()}.json"
