@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 import paddock
+from infra.local.hub import HubService
 from paddock.store.volume import Volume
 from paddock.version import VERSION
 from tests.support.stores import A, publish
-from tests.support.tiny_hub import tiny_model
+from tests.support.tiny_hub import NAME, fill_repository, tiny_model
 
 SIGNATURES = """
 get_model_path_from_name(model_name: str) -> Path
@@ -95,10 +96,10 @@ def test_nothing_heavy_is_loaded_before_it_is_used(statement: str) -> None:
 
 
 def modules_of(*arguments: str, **settings: str) -> set[str]:
-    """The packages that are loaded when a command ends with success."""
+    """The modules that are loaded when a command ends with success."""
     code = (
         "import atexit, sys; sys.argv[0] = 'paddock'; from paddock.cli.main import main;"
-        "atexit.register(lambda: print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)); main()"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr)); main()"
     )
     line = [sys.executable, "-c", code, *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PADDOCK_")} | settings
@@ -130,6 +131,13 @@ def test_a_plan_of_a_local_file_loads_no_client(small_volume: Path, tmp_path: Pa
     (tmp_path / "m.gguf").write_bytes(tiny_model())
     loaded = modules_of("plan", str(tmp_path / "m.gguf"), PADDOCK_VOLUME=str(small_volume))
     assert not ({*HEAVY, *CLIENTS, "rich"} - {"jinja2"}) & loaded
+
+
+def test_a_pull_from_the_hub_loads_no_pydantic_and_not_all_of_huggingface_hub(hub: HubService, tmp_path: Path) -> None:
+    fill_repository(hub)
+    environment = {"HF_ENDPOINT": hub.address, "PADDOCK_VOLUME": str(tmp_path / "models"), "NO_PROXY": "127.0.0.1"}
+    loaded = modules_of("pull", NAME, "--quant", "Q8_0", HF_HOME=str(tmp_path), **environment)
+    assert not {"huggingface_hub.hf_api", "pydantic", "rich", "boto3", "prefect"} & loaded
 
 
 @pytest.mark.parametrize("name", FIXED)

@@ -23,7 +23,6 @@ from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run import tune as tuning
-from paddock.lifecycle.run.pictures import draw_pictures
 from paddock.lifecycle.run.stored_benchmarks import BENCHMARK, read_benchmark, record_benchmark, share_benchmarks
 from paddock.lifecycle.steps import Runner, step
 from paddock.lifecycle.uses import share_usage, timed_use
@@ -73,6 +72,8 @@ def measure(
     (benchmark, tuning). `pool` is the Prefect work pool of this worker.
 
     Raises ConflictingConfiguration, before anything is loaded, for what cannot be done with the model's kind."""
+    from paddock.lifecycle.run.pictures import draw_pictures
+
     tuned = runner.run(tune, manifest, context_tokens, budget_s=budget_s) if tune_first else None
     measured = runner.run(benchmark, manifest, context_tokens, roleplay=roleplay, pool=pool)
     runner.run(draw_pictures, manifest, measured)
@@ -178,6 +179,8 @@ def measure_server(
     clients: Clients, manifest: Manifest, measured: Benchmark, url: str, *, api_key: Secret | None
 ) -> Benchmark:
     """Run a load test against a server of the model, and add its result to the report of the benchmark."""
+    from paddock.lifecycle.run.pictures import draw_pictures
+
     load_test: LoadTest = run_load_test(url, api_key=api_key)
     measured = replace(measured, http=load_test)
     record_benchmark(clients, manifest, measured)
