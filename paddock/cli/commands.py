@@ -6,7 +6,7 @@ A value that typer has no need to convert, such as that of a flag, costs no impo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from paddock.cli.options import timed
 from paddock.cli.suggestions import CommandGroup, LightHelp
 
 COMMANDS = {
@@ -46,6 +47,9 @@ COMMANDS = {
 }
 """The module of this package and the function of each command, in the order of the help. A Typer is a group."""
 CATALOG_COMMANDS = {"add": "catalog.add", "check": "catalog.check", "schema": "catalog.schema"}
+
+TIMED = frozenset({"inspect", "plan", "pull", "onboard", "restore", "ls", "refresh"})
+"""The commands that have `--timings`."""
 
 
 class _LightCommand(LightHelp, TyperCommand):
@@ -101,8 +105,15 @@ def _load(name: str, place: str) -> Any:
     made = getattr(import_module(f"paddock.cli.{module}"), attribute)
     if isinstance(made, typer.Typer):
         return typer.main.get_command(made)
+    command = _make(name, made)
+    if name in TIMED:
+        command.params[-1:-1] = _make("timed", timed).params  # before `--json`, the last one
+    return command
+
+
+def _make(name: str, function: Callable[..., Any]) -> Any:
     alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    alone.command(name, cls=_LightCommand)(made)
+    alone.command(name, cls=_LightCommand)(function)
     return typer.main.get_command(alone)
 
 

@@ -27,8 +27,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from paddock import timings
 from paddock.cli.commands import TopCommands
-from paddock.cli.logs import log_to_stderr
+from paddock.cli.logs import log_to_stderr, print_stderr
 from paddock.cli.output import print_result, report_failure
 from paddock.cli.suggestions import cure_of, message_of
 from paddock.errors import PaddockError, UsageError
@@ -59,7 +60,7 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")  # for characters that its encoding lacks
     as_json = "--json" in sys.argv[1:]
     try:
-        status = _command_tree()(standalone_mode=False)
+        status = _run()
         if status == _INTERRUPTED:  # typer returns this for Ctrl-C, and prints nothing
             raise KeyboardInterrupt
     except PaddockError as error:
@@ -80,6 +81,15 @@ def main() -> NoReturn:
             as_json, "fault", message, "run it as `paddock --verbose ...`, and report its output", 1
         )
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _run() -> Any:
+    try:
+        return _command_tree()(standalone_mode=False)
+    finally:
+        if (measured := timings.stop()) and "--json" not in sys.argv[1:]:
+            line = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in measured.items())
+            print_stderr(f"timings: {line}", line)
 
 
 @cache

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paddock import timings
 from paddock.cli.logs import convert_other_handlers
 from paddock.errors import NoPermission, NotOnVolume
 
@@ -36,6 +37,26 @@ QuantOption = Annotated[
         help="A variant, file or quantization (Q4_K_M); auto keeps the default variant, best takes the best fit.",
     ),
 ]
+
+
+def _start_timings(requested: bool) -> None:
+    if requested:
+        timings.start()
+
+
+def timed(
+    timings: Annotated[
+        bool,
+        typer.Option(
+            "--timings",
+            is_eager=True,
+            callback=_start_timings,
+            expose_value=False,
+            help="Print the seconds of each phase on stderr; with --json, in the object.",
+        ),
+    ] = False,
+) -> None:
+    """A command with the option that each one in `paddock.cli.commands.TIMED` gets."""
 
 
 class ProfileName(StrEnum):

@@ -10,11 +10,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from paddock.cli.logs import print_error
+from paddock.timings import elapsed, phase
 
 
 def print_result(as_json: bool, payload: dict[str, Any], render: Callable[[], None]) -> None:
-    with to_stdout():
+    """Print the result of a command. With `--timings`, the JSON has the seconds of each phase as `timings`."""
+    with phase("print"), to_stdout():
         if as_json:
+            if measured := elapsed():
+                payload = {**payload, "timings": measured}
             print(json.dumps(payload, default=str))
         else:
             render()

@@ -11,6 +11,7 @@ import typer
 from paddock.cli.model_argument import find_snapshot, parse_exact_model
 from paddock.cli.options import Json, ModelArgument, make_clients, make_volume
 from paddock.cli.output import print_result
+from paddock.timings import phase
 
 if TYPE_CHECKING:
     from paddock.store.usage import UsageTotal
@@ -25,10 +26,11 @@ def list_models(
 
     if in_s3:
         return list_s3(as_json)
-    volume = make_volume()
-    entries = volume.entries()
-    apparent, real = sum(entry.size_bytes for entry in entries), volume.blob_bytes()
-    used = total_by(volume.usage.rows(), lambda row: row.id)
+    with phase("volume"):
+        volume = make_volume()
+        entries = volume.entries()
+        apparent, real = sum(entry.size_bytes for entry in entries), volume.blob_bytes()
+        used = total_by(volume.usage.rows(), lambda row: row.id)
     rows = [
         {
             "model": entry.manifest.repository,

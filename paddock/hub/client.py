@@ -16,6 +16,7 @@ from paddock.hub.listing import OtherAnswer, Request, read_head, read_listing
 from paddock.model.artifact import BranchHead, Listing, RepositoryFile
 from paddock.model.names import ModelName, Revision, parse_ref, printable
 from paddock.model.source import Address, Expected, HubLocation
+from paddock.timings import phase
 from paddock.version import VERSION
 
 if TYPE_CHECKING:
@@ -60,7 +61,11 @@ class Hub:
 
         from paddock.network.transport import recorded_redirects
 
-        with map_hub_errors(self.endpoint, subject, network=self.network), recorded_redirects() as redirects:
+        with (
+            phase("hub"),
+            map_hub_errors(self.endpoint, subject, network=self.network),
+            recorded_redirects() as redirects,
+        ):
             response = get_session().get(
                 f"{self.endpoint}/api/models/{model}/revision/{quote(ref, safe='')}",
                 headers=self._headers(),
