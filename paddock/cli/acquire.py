@@ -17,6 +17,7 @@ from paddock.cli.options import (
     TargetOption,
     check_quant,
     make_clients,
+    prepare_audit,
 )
 from paddock.cli.output import print_result
 from paddock.errors import GateNotPassed
@@ -43,6 +44,7 @@ def pull(
     as_json: Json = False,
 ) -> int:
     """Fetch, verify, audit and promote a model that fits the target."""
+    prepare_audit()
     from paddock.cli.progress import ProgressBars
     from paddock.cli.render import render_pull
     from paddock.lifecycle.acquire.acquire import SERVED
@@ -193,6 +195,7 @@ def restore(
 
     By default the one that is promoted in S3 is restored. The Hub is not asked.
     """
+    prepare_audit()
     from paddock.cli.progress import ProgressBars
     from paddock.cli.render import render_restoration
     from paddock.lifecycle.acquire.restore import restore as restore_snapshot

@@ -81,6 +81,14 @@ def make_clients(*, limit_rate: str | None = None) -> Clients:
     return connect(loaded)
 
 
+def prepare_audit() -> None:
+    """Start the process in which chat templates are rendered, for a command that will audit one: it gets ready while
+    this process imports its modules and waits for the network. Raises BadSetting."""
+    from paddock.chat import sandbox_start
+
+    sandbox_start.prepare()
+
+
 def make_volume() -> Volume:
     """The volume of the environment alone, for a command that needs no Hub and no S3. It must be there. Raises
     BadSetting, and as `require_volume`."""
