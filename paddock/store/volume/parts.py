@@ -1,5 +1,6 @@
 """The parts of a volume, one for each concept. Those that only some commands use are made, and their modules imported,
-when they are first used: `paddock ls` spends most of its time importing.
+when they are first used: `paddock ls` spends most of its time importing. None of these has a state of its own, so that
+two threads may make one each.
 """
 
 from __future__ import annotations
