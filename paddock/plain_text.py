@@ -14,8 +14,8 @@ from typing import Final
 
 _INVISIBLE: Final = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U000e0100-\U000e01ef]")
 """Characters that Python counts as printable, and that are shown as nothing."""
-_FORMULA: Final = re.compile(r"^\s*[=+\-@|%]")
-_NUMBER: Final = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?", re.IGNORECASE)
+_FORMULA: Final = r"^\s*[=+\-@|%]"
+_NUMBER: Final = r"(?i)[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 
 
 def is_plain(text: str) -> bool:
@@ -36,7 +36,7 @@ def lines(text: str) -> str:
 def csv_cell(text: str) -> str:
     """The text on one line, and not as a formula: a spreadsheet takes what follows an apostrophe for text."""
     cell = one_line(text)
-    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+    return f"'{cell}" if re.match(_FORMULA, cell) and not re.fullmatch(_NUMBER, cell) else cell
 
 
 def _shown(character: str) -> str:

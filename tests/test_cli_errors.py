@@ -101,7 +101,7 @@ def test_a_repository_without_gguf_says_what_it_has_instead(
     [
         ("HF_ENDPOINT", "http://127.0.0.1:{port}", ["pull", NAME], 1, "hub-unavailable"),
         ("PADDOCK_S3_URI", "s3://models/none", ["pull", NAME], 1, "store-unavailable"),
-        ("PADDOCK_S3_URI", "https://models/none", ["ls"], 3, "bad-setting"),
+        ("PADDOCK_S3_URI", "https://models/none", ["pull", NAME], 3, "bad-setting"),
         ("PADDOCK_VOLUME", "{home}/file/models", ["pull", NAME], 1, "no-permission"),
         ("PADDOCK_VOLUME", "relative", ["ls"], 3, "bad-setting"),
         ("PADDOCK_CONNECTIONS", "many", ["ls"], 3, "bad-setting"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paddock.settings import Settings
+from paddock.settings import SETTINGS
 from tests.support.pages import (
     COMMANDS,
     PAGES,
@@ -21,7 +21,6 @@ from tests.support.pages import (
     rows,
     section,
     text_of,
-    variables,
 )
 
 MOST_README_LINES = 120
@@ -110,7 +109,7 @@ def test_a_module_that_is_run_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_setting_that_is_named_exists(page: Path) -> None:
     named = set(re.findall(r"\bPADDOCK_[A-Z0-9_]+", page.read_text()))
-    assert named <= {variable for field in Settings.model_fields.values() for variable in variables(field)}
+    assert named <= {variable for setting in SETTINGS.values() for variable in setting.names}
 
 
 def changes() -> list[list[str]]:

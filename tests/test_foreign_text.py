@@ -14,10 +14,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from paddock.cli.logs import log_to_stderr
+from paddock.cli.logs import log_to_stderr, print_progress
 from paddock.cli.output import report_failure
+from paddock.cli.printing import print_line, print_table
 from paddock.cli.progress import ProgressBars
-from paddock.cli.render import print_line, print_progress, print_table, render_history, render_manifest
+from paddock.cli.render import render_history, render_manifest
 from paddock.errors import HubRefused
 from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.plan import Action
@@ -46,7 +47,7 @@ def _history(text: str) -> None:
 
 
 def _manifest(text: str) -> None:
-    manifest = MANIFEST.model_copy(update={"licence": text, "quantization": text, "engine_version": text})
+    manifest = replace(MANIFEST, licence=text, quantization=text, engine_version=text)
     chat = replace(CHAT, origin=text, why=text, stop=(text,))
     render_manifest(manifest, promoted=Promoted(MANIFEST.model), chat=chat)
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import paddock
+from infra.local.hub import HubService
+from paddock.store.volume import Volume
 from paddock.version import VERSION
+from tests.support.stores import A, publish
+from tests.support.tiny_hub import NAME, fill_repository, tiny_model
 
 SIGNATURES = """
 get_model_path_from_name(model_name: str) -> Path
@@ -37,6 +43,7 @@ HEAVY = {
     "jinja2",
     "matplotlib",
 }
+CLIENTS = {"ssl", "urllib3", "httpx", "httpx2", "h11", "asyncio"}
 LIMIT_S = 0.2
 
 
@@ -86,6 +93,51 @@ def test_importing_the_package_takes_under_a_fifth_of_a_second() -> None:
 def test_nothing_heavy_is_loaded_before_it_is_used(statement: str) -> None:
     loaded = python(f"import sys; {statement}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))")
     assert not HEAVY & set(loaded.split())
+
+
+def modules_of(*arguments: str, **settings: str) -> set[str]:
+    """The modules that are loaded when a command ends with success."""
+    code = (
+        "import atexit, sys; sys.argv[0] = 'paddock'; from paddock.cli.main import main;"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr)); main()"
+    )
+    line = [sys.executable, "-c", code, *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PADDOCK_")} | settings
+    ran = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    return set(ran.stderr.split())
+
+
+@pytest.fixture
+def small_volume(tmp_path: Path) -> Path:
+    volume = Volume(tmp_path / "models")
+    volume.prepare()
+    publish(volume, A, {"m.gguf": b"weights"}, tmp_path)
+    return volume.root
+
+
+LIGHT = [["ls"], ["ls", "--json"], ["--help"], ["pull", "--help"], ["--version"]]
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
+def test_a_command_that_only_lists_the_volume_or_prints_help_loads_nothing_heavy(
+    small_volume: Path, arguments: list[str]
+) -> None:
+    loaded = modules_of(*arguments, PADDOCK_VOLUME=str(small_volume), PADDOCK_S3_URI="s3://bucket/prefix")
+    assert not {*HEAVY, *CLIENTS, "rich", "gguf"} & loaded
+
+
+def test_a_plan_of_a_local_file_loads_no_client(small_volume: Path, tmp_path: Path) -> None:
+    """It does load `jinja2`, which parses the chat template."""
+    (tmp_path / "m.gguf").write_bytes(tiny_model())
+    loaded = modules_of("plan", str(tmp_path / "m.gguf"), PADDOCK_VOLUME=str(small_volume))
+    assert not ({*HEAVY, *CLIENTS, "rich"} - {"jinja2"}) & loaded
+
+
+def test_a_pull_from_the_hub_loads_no_pydantic_and_not_all_of_huggingface_hub(hub: HubService, tmp_path: Path) -> None:
+    fill_repository(hub)
+    environment = {"HF_ENDPOINT": hub.address, "PADDOCK_VOLUME": str(tmp_path / "models"), "NO_PROXY": "127.0.0.1"}
+    loaded = modules_of("pull", NAME, "--quant", "Q8_0", HF_HOME=str(tmp_path), **environment)
+    assert not {"huggingface_hub.hf_api", "pydantic", "rich", "boto3", "prefect"} & loaded
 
 
 @pytest.mark.parametrize("name", FIXED)

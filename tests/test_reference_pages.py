@@ -7,11 +7,9 @@ import re
 from enum import Enum
 from typing import Any
 
-import annotated_types
 import pytest
 import typer.main
 import yaml
-from pydantic.fields import FieldInfo
 
 import paddock
 from infra.bootstrap import POOLS
@@ -21,47 +19,43 @@ from paddock.lifecycle.retries import RETRY_DELAYS_S
 from paddock.model.quantization import PREFERRED
 from paddock.planning.placement import GPU_MARGIN_BYTES
 from paddock.planning.targets import CARDS_MIB, DRIVER_RESERVED_BYTES, parse_target
-from paddock.settings import Settings
+from paddock.settings import SETTINGS, Setting, Settings
+from paddock.settings.values import Number, OneOf, Whole
 from paddock.store.features import FEATURES
-from tests.support.pages import COMMANDS, PAGES, ROOT, code, rows, section, text_of, variables
+from tests.support.pages import COMMANDS, PAGES, ROOT, code, rows, section, text_of
 
 # Settings
 
-SETTINGS = [field for field in Settings.model_fields.values() if field.validation_alias]
-"""The settings that have a variable."""
 
-
-def default_of(field: FieldInfo) -> str:
-    default = field.default
+def default_of(name: str) -> str:
+    default = getattr(Settings, name)
     return "" if default is None else str(int(default) if isinstance(default, bool | float) else default)
 
 
-def bounds_of(field: FieldInfo) -> str:
+def bounds_of(setting: Setting) -> str:
     """The bounds of a number as the table writes them, or ""."""
-    least = next((one.ge for one in field.metadata if isinstance(one, annotated_types.Ge)), None)
-    above = next((one.gt for one in field.metadata if isinstance(one, annotated_types.Gt)), None)
-    most = next((one.le for one in field.metadata if isinstance(one, annotated_types.Le)), None)
-    if least is not None:
-        return f"{least} or more" if most is None else f"{least} to {most}"
-    if above is not None:
-        return f"more than {above}" if most is None else f"more than {above}, up to {most}"
+    parse = setting.parse
+    if isinstance(parse, Number) and parse.above is not None:
+        return f"more than {parse.above}" + (f", up to {parse.at_most}" if parse.at_most is not None else "")
+    if isinstance(parse, Number | Whole) and parse.at_least is not None:
+        return f"{parse.at_least} or more" if parse.at_most is None else f"{parse.at_least} to {parse.at_most}"
     return ""
 
 
 def test_the_settings_tables_list_every_setting_once() -> None:
     listed = [code(cells[0]) for cells in rows(text_of("settings.md")) if len(cells) == 4]
-    assert sorted(listed) == sorted(variables(field)[0] for field in SETTINGS)
+    assert sorted(listed) == sorted(setting.names[0] for setting in SETTINGS.values())
 
 
-@pytest.mark.parametrize("field", SETTINGS, ids=lambda field: variables(field)[0])
-def test_a_setting_is_documented_with_its_default_and_bounds(field: FieldInfo) -> None:
-    text = text_of("settings.md")
-    cells = next(cells for cells in rows(text) if code(cells[0]) == variables(field)[0])
-    assert code(cells[1]) == default_of(field)
-    assert bounds_of(field) in ("", cells[2])
-    for name in re.findall(r"Literal\[([^\]]+)\]", str(field.annotation)):
-        assert set(re.findall(r"`([^`]+)`", cells[2])) == {one.strip("' ") for one in name.split(",")}
-    assert all(f"`{variable}`" in text for variable in variables(field))
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_is_documented_with_its_default_and_bounds(name: str) -> None:
+    text, setting = text_of("settings.md"), SETTINGS[name]
+    cells = next(cells for cells in rows(text) if code(cells[0]) == setting.names[0])
+    assert code(cells[1]) == default_of(name)
+    assert bounds_of(setting) in ("", cells[2])
+    if isinstance(setting.parse, OneOf):
+        assert set(re.findall(r"`([^`]+)`", cells[2])) == set(setting.parse.texts)
+    assert all(f"`{variable}`" in text for variable in setting.names)
 
 
 # Commands

@@ -5,15 +5,15 @@ from __future__ import annotations
 import ast
 import os
 import traceback
+from dataclasses import FrozenInstanceError, asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from paddock import settings
 from paddock.errors import BadSetting
-from paddock.settings import MIB, Settings
+from paddock.settings import MIB, Secret, Settings
 
 CANARY = "hf_canaryCANARYcanary"
 HOME = "/home/someone"
@@ -43,7 +43,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("PADDOCK_ENGINE_TIMEOUT_S", "engine_timeout_s", "60", 60.0),
     ("PADDOCK_ENGINE_USER", "engine_user", "10001", 10001),
     ("PADDOCK_ENGINE_READS", "engine_reads", "/opt/driver:/opt/more", (Path("/opt/driver"), Path("/opt/more"))),
-    ("PADDOCK_API_KEY", "api_key", CANARY, SecretStr(CANARY)),
+    ("PADDOCK_API_KEY", "api_key", CANARY, Secret(CANARY)),
     ("PADDOCK_SERVE_HOSTS", "serve_hosts", "*", ("*",)),
     (
         "PADDOCK_SERVE_HOSTS",
@@ -73,15 +73,15 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("XDG_CACHE_HOME", "cache", "/var/cache", Path("/var/cache")),
     ("HF_ENDPOINT", "hub_endpoint", "http://127.0.0.1:8080/", "http://127.0.0.1:8080"),
     ("HF_ENDPOINT", "hub_endpoint", "https://mirror.example/hf", "https://mirror.example/hf"),
-    ("PADDOCK_API_KEY", "api_key", CANARY, SecretStr(CANARY)),
-    ("HF_TOKEN", "hub_token", f" {CANARY}\n", SecretStr(CANARY)),
-    ("HUGGING_FACE_HUB_TOKEN", "hub_token", CANARY, SecretStr(CANARY)),
+    ("PADDOCK_API_KEY", "api_key", CANARY, Secret(CANARY)),
+    ("HF_TOKEN", "hub_token", f" {CANARY}\n", Secret(CANARY)),
+    ("HUGGING_FACE_HUB_TOKEN", "hub_token", CANARY, Secret(CANARY)),
     ("HF_HUB_ENABLE_HF_TRANSFER", "hub_transfer", "1", True),
     ("HF_HUB_OFFLINE", "hub_offline", "1", True),
     ("HF_HUB_OFFLINE", "hub_offline", "NO", False),
-    ("https_proxy", "https_proxy", "proxy:3128", SecretStr("proxy:3128")),
-    ("HTTP_PROXY", "http_proxy", "proxy:3128", SecretStr("proxy:3128")),
-    ("ALL_PROXY", "all_proxy", CANARY, SecretStr(CANARY)),
+    ("https_proxy", "https_proxy", "proxy:3128", Secret("proxy:3128")),
+    ("HTTP_PROXY", "http_proxy", "proxy:3128", Secret("proxy:3128")),
+    ("ALL_PROXY", "all_proxy", CANARY, Secret(CANARY)),
     ("NO_PROXY", "no_proxy", "10.0.0.0/8,.example", "10.0.0.0/8,.example"),
     ("SSL_CERT_FILE", "ssl_cert_file", "our.pem", Path("our.pem")),
     ("REQUESTS_CA_BUNDLE", "requests_ca_bundle", "/etc/our.pem", Path("/etc/our.pem")),
@@ -97,6 +97,7 @@ DEFAULTS = {
     "s3_encryption": None,
     "s3_kms_key": None,
     "s3_storage_class": None,
+    "aws_keys": None,
     "lease_s": 30.0,
     "keep_revisions": 3,
     "keep_bytes": None,
@@ -207,7 +208,7 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_an_environment_every_setting_has_its_default() -> None:
-    assert settings.load().model_dump() == DEFAULTS
+    assert asdict(settings.load()) == DEFAULTS
 
 
 @pytest.mark.parametrize(("variable", "field", "given", "read"), GOOD, ids=[f"{row[0]}={row[2]!r}" for row in GOOD])
@@ -215,7 +216,7 @@ def test_a_variable_sets_its_field_and_no_other(
     monkeypatch: pytest.MonkeyPatch, variable: str, field: str, given: str, read: object
 ) -> None:
     monkeypatch.setenv(variable, given)
-    assert settings.load().model_dump() == DEFAULTS | {field: read}
+    assert asdict(settings.load()) == DEFAULTS | {field: read}
 
 
 @pytest.mark.parametrize(("variable", "value"), BAD, ids=[f"{variable}={value!r}" for variable, value in BAD])
@@ -242,7 +243,7 @@ def test_a_kms_key_is_accepted_with_kms_encryption(monkeypatch: pytest.MonkeyPat
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     for variable, *_ in GOOD:
         monkeypatch.setenv(variable, value)
-    assert settings.load().model_dump() == DEFAULTS
+    assert asdict(settings.load()) == DEFAULTS
 
 
 def test_an_alias_is_read_if_the_first_variable_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,25 +265,25 @@ def test_the_first_variable_of_a_setting_takes_precedence_over_its_alias(monkeyp
 @pytest.mark.parametrize("variable", ["VOLUME", "CACHE", "THREADS", "CONNECTIONS", "paddock_volume", "hf_token"])
 def test_variables_of_other_programs_are_ignored(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "7")
-    assert settings.load().model_dump() == DEFAULTS
+    assert asdict(settings.load()) == DEFAULTS
 
 
 def test_no_text_form_of_the_settings_contains_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", CANARY)
     loaded = settings.load()
-    for text in (repr(loaded), str(loaded), loaded.model_dump_json(), f"{loaded.model_dump()}", repr(vars(loaded))):
+    for text in (repr(loaded), str(loaded), f"{asdict(loaded)}", repr(vars(loaded))):
         assert CANARY not in text
 
 
 def test_settings_are_immutable() -> None:
     loaded = settings.load()
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(FrozenInstanceError):
         loaded.threads = 3  # type: ignore[misc]  # the point
 
 
 def test_a_misspelt_field_is_refused() -> None:
     fields: dict[str, Any] = {"conections": 3}
-    with pytest.raises(ValueError, match="conections"):
+    with pytest.raises(TypeError, match="conections"):
         Settings(**fields)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from infra.local.hub import HubService
-from paddock.cli.render import print_line, render_history, render_onboarding
+from paddock.cli.printing import print_line, print_table
+from paddock.cli.render import render_history, render_onboarding
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.onboard import Onboarded
 from paddock.model.units import counted
@@ -97,3 +98,25 @@ def test_a_model_whose_names_look_like_markup_is_pulled_and_shown(
         assert "\x1b[2J" not in done.stdout + done.stderr
         if arguments[0] == "show":
             assert r"[/b]\x1b[2J" in done.stdout
+
+
+def test_a_table_is_plain_columns_with_a_row_on_each_line(capfd: pytest.CaptureFixture[str]) -> None:
+    print_table(("model", "size"), [("org/name", "1 KiB"), ("模/名", "12 MiB"), ("x" * 300, "")])
+    head, first, wide, long = capfd.readouterr().out.splitlines()
+    assert head == f" model{' ' * 295}  size"
+    assert first == f" org/name{' ' * 292}  1 KiB"
+    assert wide == f" 模/名{' ' * 295}  12 MiB", "a Chinese character takes two columns"
+    assert long == f" {'x' * 300}"
+
+
+def test_a_table_is_wrapped_where_a_terminal_is_narrower_and_never_cut(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    name = "org/a-model-with-a-name-that-is-longer-than-the-terminal"
+    print_table(("model", "size"), [(name, "1 KiB")])
+    _, *lines = capfd.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert "".join(line.partition("  ")[0].strip() for line in lines) == name

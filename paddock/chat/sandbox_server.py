@@ -19,7 +19,7 @@ import sys
 from contextlib import suppress
 
 from paddock.chat import sandbox_process
-from paddock.confinement import ConfinementPolicy, confine
+from paddock.confinement.policy import ConfinementPolicy, confine
 
 
 def main() -> None:

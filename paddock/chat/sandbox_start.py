@@ -120,6 +120,12 @@ class _Server:
             process.kill()
             process.wait()
 
+    def prepare(self) -> None:
+        """Start the process without waiting until it is ready. Where it cannot be started, the first `fork` says so."""
+        with self._lock, suppress(OSError):
+            if self._running is None:
+                self._start()
+
     def stop(self) -> None:
         """End the process; the next subprocess starts another one."""
         with self._lock:
@@ -136,7 +142,7 @@ class _Server:
 
 
 _SERVER = _Server()
-stop = _SERVER.stop
+prepare, stop = _SERVER.prepare, _SERVER.stop
 atexit.register(stop)
 os.register_at_fork(after_in_child=_SERVER.forget)
 

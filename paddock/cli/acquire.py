@@ -17,6 +17,7 @@ from paddock.cli.options import (
     TargetOption,
     check_quant,
     make_clients,
+    prepare_audit,
 )
 from paddock.cli.output import print_result
 from paddock.errors import GateNotPassed
@@ -43,6 +44,7 @@ def pull(
     as_json: Json = False,
 ) -> int:
     """Fetch, verify, audit and promote a model that fits the target."""
+    prepare_audit()
     from paddock.cli.progress import ProgressBars
     from paddock.cli.render import render_pull
     from paddock.lifecycle.acquire.acquire import SERVED
@@ -139,8 +141,8 @@ def _onboard_as_flow(request: OnboardRequest) -> Onboarded:
 
 def _onboard_in_process(clients: Clients, request: OnboardRequest, *, quiet: bool) -> Onboarded:
     """Run the same phases without Prefect, with the same retries."""
+    from paddock.cli.logs import print_progress
     from paddock.cli.progress import ProgressBars
-    from paddock.cli.render import print_progress
     from paddock.lifecycle.onboard import InProcess, onboard
     from paddock.lifecycle.steps import PlainRunner
 
@@ -154,7 +156,7 @@ def cache(model: ModelArgument, as_json: Json = False) -> int:
 
     By default the promoted one is copied. Blobs that S3 has are not sent.
     """
-    from paddock.cli.render import print_line
+    from paddock.cli.printing import print_line
     from paddock.lifecycle.acquire.cache import cache as cache_snapshot
     from paddock.lifecycle.clients import require_remote
     from paddock.lifecycle.steps import PlainRunner
@@ -193,6 +195,7 @@ def restore(
 
     By default the one that is promoted in S3 is restored. The Hub is not asked.
     """
+    prepare_audit()
     from paddock.cli.progress import ProgressBars
     from paddock.cli.render import render_restoration
     from paddock.lifecycle.acquire.restore import restore as restore_snapshot
@@ -205,7 +208,3 @@ def restore(
         restored = restore_snapshot(PlainRunner(clients, listener=bars), wanted, promote=not no_promote)
     print_result(as_json, restored.to_json(), lambda: render_restoration(restored))
     return 0
-
-
-COMMANDS = {"pull": pull, "onboard": onboard, "cache": cache, "restore": restore}
-"""The commands by their names."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from paddock.cli.options import Json, QuantOption, TargetOption, make_clients
+from paddock.cli.options import Json, QuantOption, TargetOption, make_clients, prepare_audit
 from paddock.cli.output import print_result
 
 
@@ -22,6 +22,7 @@ def inspect(
     It may be a local file or directory, or a file on the Hub. Of a file on the Hub, only the header is fetched, unless
     `--deep` is given.
     """
+    prepare_audit()
     from paddock.cli.render import render_inspection
     from paddock.lifecycle.assess.inspect import inspect as inspect_source
 
@@ -55,6 +56,7 @@ def plan(
     The plan says whether it fits, with which quantization and parameters. Only its header is fetched: the engine
     predicts the memory from that.
     """
+    prepare_audit()
     from paddock.cli.render import render_preflight
     from paddock.lifecycle.assess.preflight import preflight
     from paddock.model.hardware import this_machine
@@ -72,7 +74,3 @@ def plan(
     result = preflight(make_clients(), source, PlanRequest(ctx, parallel, kv_type), target=machine, quantization=quant)
     print_result(as_json, result.to_json(), lambda: render_preflight(result))
     return 0 if result.plan.fits else 2
-
-
-COMMANDS = {"inspect": inspect, "plan": plan}
-"""The commands by their names."""

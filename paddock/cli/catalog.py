@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -33,7 +32,7 @@ def add(
     as_json: Json = False,
 ) -> int:
     """Add a model to the catalog, or change its entry. Comments and formatting stay."""
-    from paddock.cli.render import print_line
+    from paddock.cli.printing import print_line
     from paddock.lifecycle.catalog import CatalogEntry, catalog_place
     from paddock.lifecycle.catalog.edit import add_to_catalog
     from paddock.model.reference import parse_requested
@@ -104,7 +103,3 @@ def schema(as_json: Json = False) -> int:  # noqa: ARG001 - it prints JSON anywa
 
     print_result(True, catalog_schema(), lambda: None)
     return 0
-
-
-COMMANDS: dict[str, Callable[..., int]] = {"add": add, "check": check, "schema": schema}
-"""The commands of the group `catalog` by their names."""

@@ -53,7 +53,3 @@ def compare(
     )
     print_result(as_json, report.to_json(), lambda: render_gates(report))
     return 0 if report.passed else 2
-
-
-COMMANDS = {"compare": compare}
-"""The commands by their names."""

@@ -60,7 +60,7 @@ def cost(
 
 
 def _render(found: ModelCost) -> None:
-    from paddock.cli.render import print_line, print_table
+    from paddock.cli.printing import print_line, print_table
 
     print_table(_COLUMNS, [_cells(row, found.reference) for row in found.rows])
     print_line("prices and energy are those of a million tokens in (prefill) and out (decode), one request at a time")
@@ -117,7 +117,3 @@ def _front(row: CostRow) -> str:
     if row.on_front is not None:
         return "yes" if row.on_front else f"no: {'; '.join(row.dominated_by)}"
     return f"not compared: no {', '.join(row.missing)}" if row.missing else "not compared: not reliable"
-
-
-COMMANDS = {"cost": cost}
-"""The commands by their names."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -33,7 +32,3 @@ def doctor(
     found = {**diagnosis.to_json(), "fixed": fixed}
     print_result(as_json, found, lambda: render_diagnosis(diagnosis, fixed))
     return 0 if diagnosis.ok else 1
-
-
-COMMANDS: dict[str, Callable[..., int]] = {"doctor": doctor}
-"""The commands by their names."""

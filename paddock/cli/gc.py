@@ -36,7 +36,7 @@ def collect_garbage(
     from paddock.model.units import parse_budget, parse_bytes
 
     clients = make_clients()
-    require_volume(clients)
+    require_volume(clients.volume)
     if in_s3:
         require_remote(clients)
         size = None if keep_bytes is None else parse_bytes(keep_bytes)
@@ -59,7 +59,3 @@ def collect_garbage(
 
     print_result(as_json, {**evicted.to_json(), "leftovers": leftovers.to_json()}, render)
     return 0
-
-
-COMMANDS = {"gc": collect_garbage}
-"""The commands by their names."""

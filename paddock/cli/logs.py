@@ -108,6 +108,17 @@ def print_stderr(text: str, message: str, *, level: int = logging.INFO, **fields
         print(one_line(text), file=sys.stderr)  # noqa: T201 progress, or the error of a command
 
 
+def print_progress(line: str) -> None:
+    """Print a line on stderr about a step that is done."""
+    print_stderr(line, line)
+
+
+def print_error(error: str, message: str, cure: str) -> None:
+    """Print an error as one sentence on stderr. Where stderr is closed, the exit status is all that is left."""
+    text = f"paddock: {message}{f': {cure}' if cure else ''}"
+    print_stderr(text, message, level=logging.ERROR, error=error, cure=cure)
+
+
 def _json_line(record: logging.LogRecord, formatter: logging.Formatter, **fields: str) -> str:
     known = current_fields()
     if run := getattr(record, "flow_run_id", None):  # of Prefect's loggers

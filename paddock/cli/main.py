@@ -22,38 +22,23 @@ import logging
 import signal
 import sys
 from functools import cache
-from importlib import metadata
 from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from paddock.cli import (
-    acquire,
-    assess,
-    catalog,
-    compare,
-    cost,
-    doctor,
-    gc,
-    metrics,
-    promote,
-    refresh,
-    run,
-    usage,
-    verify,
-    volume,
-)
-from paddock.cli.logs import log_to_stderr
+from paddock import timings
+from paddock.cli.commands import TopCommands
+from paddock.cli.logs import log_to_stderr, print_stderr
 from paddock.cli.output import print_result, report_failure
-from paddock.cli.suggestions import CommandGroup, cure_of, message_of
+from paddock.cli.suggestions import cure_of, message_of
 from paddock.errors import PaddockError, UsageError
 from paddock.untrusted.content import UnusableContent
 from paddock.version import VERSION
 
 app = typer.Typer(
     name="paddock",
-    cls=CommandGroup,
+    cls=TopCommands,
     suggest_commands=False,
     help="Manage GGUF models for llama.cpp: pull, verify, validate, benchmark, promote and serve them.",
     add_completion=False,
@@ -75,7 +60,7 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")  # for characters that its encoding lacks
     as_json = "--json" in sys.argv[1:]
     try:
-        status = _command_tree()(standalone_mode=False)
+        status = _run()
         if status == _INTERRUPTED:  # typer returns this for Ctrl-C, and prints nothing
             raise KeyboardInterrupt
     except PaddockError as error:
@@ -98,9 +83,18 @@ def main() -> NoReturn:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _run() -> Any:
+    try:
+        return _command_tree()(standalone_mode=False)
+    finally:
+        if (measured := timings.stop()) and "--json" not in sys.argv[1:]:
+            line = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in measured.items())
+            print_stderr(f"timings: {line}", line)
+
+
 @cache
 def _command_tree() -> Any:
-    """The commands with their options, which typer derives from the signatures of all functions in 40 ms."""
+    """The group of all commands. Typer derives the options of a command when it is looked up."""
     return typer.main.get_command(app)
 
 
@@ -108,6 +102,8 @@ def _print_version(requested: bool) -> None:
     """Print the versions of Paddock and of the engine, and end. The engine is not imported."""
     if not requested:
         return
+    from importlib import metadata
+
     try:
         engine = metadata.version(_ENGINE)
     except metadata.PackageNotFoundError:
@@ -132,28 +128,3 @@ def _main_options(
     ] = False,
 ) -> None:
     log_to_stderr(_LOG, verbose=verbose)
-
-
-for _group in (assess, acquire, volume, gc, verify, usage, promote, refresh, run, compare, cost, doctor, metrics):
-    for _command_name, _command in _group.COMMANDS.items():
-        app.command(_command_name)(_command)
-
-_catalog = typer.Typer(
-    name="catalog",
-    cls=CommandGroup,
-    suggest_commands=False,
-    help="Extend or check the catalog: the models that are wanted.",
-    no_args_is_help=False,
-)
-app.add_typer(_catalog)
-
-
-@_catalog.callback()
-def _catalog_options(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-) -> None:
-    pass
-
-
-for _command_name, _command in catalog.COMMANDS.items():
-    _catalog.command(_command_name)(_command)

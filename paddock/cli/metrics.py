@@ -27,7 +27,7 @@ def metrics(
     from paddock.store.durable import write_atomically
 
     clients = make_clients()
-    require_volume(clients)
+    require_volume(clients.volume)
     found = read_worker_metrics(clients)
     if output is not None:
         try:
@@ -40,7 +40,3 @@ def metrics(
     payload = {**found.to_json(), "output": str(output) if output else None}
     print_result(as_json, payload, lambda: None if output else typer.echo(found.text, nl=False))
     return 0
-
-
-COMMANDS = {"metrics": metrics}
-"""The commands by their names."""

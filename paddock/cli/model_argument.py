@@ -42,7 +42,7 @@ def parse_stored_model(clients: Clients, text: str, store: Store | None = None) 
     volume), that has it. Raises as `parse_model`, and NotOnVolume where there is no volume."""
     requested = parse_model(clients, text)
     if store is None:
-        require_volume(clients)
+        require_volume(clients.volume)
     if requested.file is None:
         return requested.reference
     return replace(

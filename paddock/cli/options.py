@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paddock import timings
 from paddock.cli.logs import convert_other_handlers
-from paddock.errors import BadSetting, NoPermission, NotOnVolume
+from paddock.errors import NoPermission, NotOnVolume
 
 if TYPE_CHECKING:
     from paddock.lifecycle.clients import Clients
     from paddock.settings import StoredSecret
+    from paddock.store.volume import Volume
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 ModelArgument = Annotated[
@@ -39,6 +41,26 @@ QuantOption = Annotated[
 ]
 
 
+def _start_timings(requested: bool) -> None:
+    if requested:
+        timings.start()
+
+
+def timed(
+    timings: Annotated[
+        bool,
+        typer.Option(
+            "--timings",
+            is_eager=True,
+            callback=_start_timings,
+            expose_value=False,
+            help="Print the seconds of each phase on stderr; with --json, in the object.",
+        ),
+    ] = False,
+) -> None:
+    """A command with the option that each one in `paddock.cli.commands.TIMED` gets."""
+
+
 class ProfileName(StrEnum):
     CHAT = "chat"
     ROLEPLAY = "roleplay"
@@ -47,7 +69,7 @@ class ProfileName(StrEnum):
 def make_clients(*, limit_rate: str | None = None, stored: Mapping[str, StoredSecret] | None = None) -> Clients:
     """Make the clients from the environment. `limit_rate` is a number of bytes per second, such as `20MB`, and replaces
     that of the environment. `stored` has secrets that the environment lacks. Raises BadSetting."""
-    from pydantic import ValidationError
+    from dataclasses import replace
 
     from paddock import settings
     from paddock.lifecycle.clients import connect
@@ -56,18 +78,36 @@ def make_clients(*, limit_rate: str | None = None, stored: Mapping[str, StoredSe
     loaded = settings.load(stored)
     convert_other_handlers()
     if limit_rate is not None:
-        override = {"limit_rate_bytes_per_s": parse_bytes(limit_rate)}
-        try:
-            loaded = settings.Settings.model_validate({**dict(loaded), **override})
-        except ValidationError as error:
-            raise BadSetting(f"--limit-rate is not usable: {error.errors()[0]['msg']}", cure="correct it") from None
+        setting, rate = settings.SETTINGS["limit_rate_bytes_per_s"], parse_bytes(limit_rate)
+        loaded = replace(loaded, limit_rate_bytes_per_s=setting.read(rate, source="--limit-rate", cure="correct it"))
     return connect(loaded)
 
 
-def require_volume(clients: Clients) -> None:
+def prepare_audit() -> None:
+    """Start the process in which chat templates are rendered, for a command that will audit one: it gets ready while
+    this process imports its modules and waits for the network. Raises BadSetting."""
+    from paddock.chat import sandbox_start
+
+    sandbox_start.prepare()
+
+
+def make_volume() -> Volume:
+    """The volume of the environment alone, for a command that needs no Hub and no S3. It must be there. Raises
+    BadSetting, and as `require_volume`."""
+    from paddock import settings
+    from paddock.store.volume import Volume
+
+    loaded = settings.load()
+    convert_other_handlers()
+    volume = Volume(loaded.volume, worker=loaded.worker)
+    require_volume(volume)
+    return volume
+
+
+def require_volume(volume: Volume) -> None:
     """Check that there is a volume, so that a mistyped PADDOCK_VOLUME is not taken for an empty one. Raises
     NotOnVolume."""
-    root = clients.volume.root
+    root = volume.root
     try:
         exists, is_directory = root.exists(), root.is_dir()
     except OSError as error:

@@ -9,10 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from paddock.cli.logs import print_error
+from paddock.timings import elapsed, phase
+
 
 def print_result(as_json: bool, payload: dict[str, Any], render: Callable[[], None]) -> None:
-    with to_stdout():
+    """Print the result of a command. With `--timings`, the JSON has the seconds of each phase as `timings`."""
+    with phase("print"), to_stdout():
         if as_json:
+            if measured := elapsed():
+                payload = {**payload, "timings": measured}
             print(json.dumps(payload, default=str))
         else:
             render()
@@ -38,7 +44,5 @@ def report_failure(as_json: bool, error: str, message: str, cure: str, status: i
         with to_stdout():
             print(json.dumps({"error": error, "message": message, "cure": cure}))
     else:
-        from paddock.cli.render import print_error
-
         print_error(error, message, cure)
     return status

@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from typing import TYPE_CHECKING, Self
 
 from paddock.cli.logs import print_stderr, writes_json
+from paddock.cli.printing import is_terminal
 from paddock.model.acquired import Acquired
 from paddock.model.units import human_bytes, human_time
 from paddock.plain_text import one_line
 from paddock.transfer.progress import Progress as FileProgress
 from paddock.transfer.progress import ProgressListener, TotalProgress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 _LINE_INTERVAL_S = 10.0
 _ALL = "all files"
@@ -31,29 +33,24 @@ class ProgressBars(ProgressListener):
     def __init__(self, *, quiet: bool, only_lines: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         """`only_lines`: no bars, since other transfers run at the same time."""
         self._clock = clock
-        console = Console(stderr=True)
-        has_bars = console.is_terminal and not only_lines and not writes_json()
+        has_bars = not quiet and not only_lines and is_terminal(sys.stderr) and not writes_json()
         self._lines = not quiet and not has_bars
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[status]}", markup=False),
-            console=console,
-            disable=quiet or not has_bars,
-        )
+        self._bars = _make_bars() if has_bars else None
         self._tasks: dict[str, TaskID] = {}
         self._finished: set[str] = set()
         self._total: TotalProgress | None = None
         self._printed_at = clock()
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        if self._bars:
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self._bars:
+            self._bars.stop()
 
     def on_start(self, total_bytes: int) -> None:
         self._total = TotalProgress(total_bytes, clock=self._clock)
@@ -72,6 +69,8 @@ class ProgressBars(ProgressListener):
         """Do nothing: the bars show the result already."""
 
     def _draw(self, name: str, progress: FileProgress | TotalProgress) -> None:
+        if self._bars is None:
+            return
         if name not in self._tasks:
             if _ALL in self._tasks:  # keep it the last one
                 self._bars.remove_task(self._tasks.pop(_ALL))
@@ -89,6 +88,18 @@ class ProgressBars(ProgressListener):
         if several and self._total:
             line += f"; {_ALL}: {_status(self._total)}"
         print_stderr(line, line)
+
+
+def _make_bars() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[status]}", markup=False),
+        console=Console(stderr=True),
+    )
 
 
 def _status(progress: FileProgress | TotalProgress) -> str:

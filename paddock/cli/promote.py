@@ -28,7 +28,9 @@ def promote(
 
     Where it replaces other files and was not compared with them, that is done first.
     """
-    from paddock.cli.render import print_line, print_progress, render_pruned
+    from paddock.cli.logs import print_progress
+    from paddock.cli.printing import print_line
+    from paddock.cli.render import render_pruned
     from paddock.lifecycle.promote.promote import promote as promote_model
     from paddock.lifecycle.steps import PlainRunner
 
@@ -68,7 +70,7 @@ def rollback(
     as_json: Json = False,
 ) -> int:
     """Undo the last promotion of a model, or of a variant; with a revision, go back to that one."""
-    from paddock.cli.render import print_line
+    from paddock.cli.printing import print_line
     from paddock.lifecycle.promote.promote import rollback as roll_back_model
     from paddock.lifecycle.steps import PlainRunner
 
@@ -126,7 +128,3 @@ def history(model: ModelArgument, as_json: Json = False) -> int:
     }
     print_result(as_json, payload, lambda: render_history(changes))
     return 0
-
-
-COMMANDS = {"promote": promote, "rollback": rollback, "history": history}
-"""The commands by their names."""

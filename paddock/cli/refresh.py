@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -71,8 +70,8 @@ def _as_flow(catalog: str | None) -> Refreshed:
 
 def _in_process(catalog: str | None, *, quiet: bool) -> Refreshed:
     """Run the same without Prefect, with the same retries. The plan is printed before anything is done."""
+    from paddock.cli.logs import print_progress
     from paddock.cli.progress import ProgressBars
-    from paddock.cli.render import print_progress
     from paddock.lifecycle.clients import connect_with
     from paddock.lifecycle.steps import PlainRunner
     from paddock.lifecycle.upkeep.refresh.entries import InProcessEntries
@@ -96,7 +95,3 @@ def _in_process(catalog: str | None, *, quiet: bool) -> Refreshed:
         on_plan=(lambda _: None) if quiet else print_plan,
         on_outcome=(lambda _: None) if quiet else (lambda outcome: print_progress(outcome.line)),
     )
-
-
-COMMANDS: dict[str, Callable[..., int]] = {"refresh": refresh}
-"""The commands by their names."""

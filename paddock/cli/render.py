@@ -1,23 +1,17 @@
 """Render the results of commands for people, as tables and lines on stdout. Scripts read the JSON instead.
 
-Names, licences, reasons and findings are untrusted text. It is printed through `one_line` and `_cell` alone, so that it
-is neither read as markup nor able to control the terminal. Progress is `paddock.cli.progress`.
+Names, licences, reasons and findings are untrusted text, and `paddock.cli.printing` prints it. Progress is
+`paddock.cli.progress`.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
-
-from paddock.cli.logs import print_stderr
+from paddock.cli.printing import TextTable, print_line, print_markdown
 from paddock.model.units import counted, human_bytes, human_time
-from paddock.plain_text import one_line
 from paddock.store.manifests import MAX_DOCUMENT_BYTES
 from paddock.untrusted.files import read_regular
 
@@ -52,44 +46,6 @@ _SHOWN_PARAMETERS = (
 _COLOURS = {"accept": "green", "warn": "yellow", "reject": "red", "info": "blue"}
 
 
-def _out() -> Console:
-    """The console of stdout. Lines are not wrapped unless it is a terminal, since a program reads them."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=10_000, soft_wrap=True)
-
-
-def _cell(text: str, style: str = "") -> Text:
-    return Text(one_line(text), style=style)
-
-
-def _row(table: Table, *cells: str) -> None:
-    table.add_row(*map(_cell, cells))
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, styles: Sequence[str] = ()) -> None:
-    """A table whose cells are wrapped where the terminal is narrow, and never cut: a name can be typed back.
-    `styles` are those of the first cells."""
-    table = Table(*(Column(name, overflow="fold") for name in columns), box=None)
-    for number, (first, *others) in enumerate(rows):
-        table.add_row(_cell(first, styles[number] if styles else ""), *map(_cell, others))
-    _out().print(table)
-
-
-def print_line(line: str) -> None:
-    _out().print(_cell(line))
-
-
-def print_progress(line: str) -> None:
-    """Print a line on stderr about a step that is done."""
-    print_stderr(line, line)
-
-
-def print_error(error: str, message: str, cure: str) -> None:
-    """Print an error as one sentence on stderr. Where stderr is closed, the exit status is all that is left."""
-    text = f"paddock: {message}{f': {cure}' if cure else ''}"
-    print_stderr(text, message, level=logging.ERROR, error=error, cure=cure)
-
-
 def render_pull(pulled: Pulled) -> None:
     render_restoration(pulled)
     for note in pulled.notes:
@@ -103,10 +59,10 @@ def render_pruned(pruned: Pruned) -> None:
 
 
 def render_restoration(result: Pulled | Restored) -> None:
-    table = Table("file", "size", "from", "sha256", box=None)
+    table = TextTable("file", "size", "from", "sha256")
     for item in result.acquired:
-        _row(table, item.file.path, human_bytes(item.file.size), item.origin, item.file.sha256[:16])
-    _out().print(table)
+        table.add(item.file.path, human_bytes(item.file.size), item.origin, item.file.sha256[:16])
+    table.print()
     for evicted in result.published.evicted:
         print_line(evicted.line)
     state = "promoted" if result.promoted else "not promoted"
@@ -118,28 +74,24 @@ def render_restoration(result: Pulled | Restored) -> None:
 
 
 def render_inspection(inspection: Inspection) -> None:
-    out = _out()
     audit = inspection.audit
     if audit.model is not None:
-        table = Table("", "", box=None, show_header=False)
+        table = TextTable("", "")
         for name, value in asdict(audit.model).items():
             shown = human_bytes(value) if name == "size_bytes" and isinstance(value, int) else str(value)
-            _row(table, name, shown)
-        out.print(table)
+            table.add(name, shown)
+        table.print()
     for finding in audit.findings:
         where = f" ({finding.where})" if finding.where else ""
         cure = f": {finding.cure}" if finding.cure else ""
-        out.print(
-            _cell(finding.severity, _COLOURS[finding.severity])
-            + _cell(f" {finding.rule}{where}: {finding.message}{cure}")
-        )
+        text = f" {finding.rule}{where}: {finding.message}{cure}"
+        print_line(text, word=finding.severity, style=_COLOURS[finding.severity])
     cost = f"{human_bytes(inspection.bytes_read)} read in {inspection.seconds:.2f} s"
-    out.print(_cell(audit.verdict, _COLOURS[audit.verdict]) + _cell(f" {inspection.name}: {cost}"))
+    print_line(f" {inspection.name}: {cost}", word=audit.verdict, style=_COLOURS[audit.verdict])
 
 
 def render_preflight(result: Preflight) -> None:
-    out = _out()
-    table = Table("variant", "quantization", "file", "size", "memory", "fits", "why", box=None)
+    table = TextTable("variant", "quantization", "file", "size", "memory", "fits", "why")
     for candidate in result.candidates:
         cells = (
             candidate.variant,
@@ -148,34 +100,23 @@ def render_preflight(result: Preflight) -> None:
             human_bytes(candidate.size_bytes),
             human_bytes(candidate.total_bytes),
         )
-        _row(table, *cells, "yes" if candidate.fits else "no", candidate.reason)
-    out.print(table)
+        table.add(*cells, "yes" if candidate.fits else "no", candidate.reason)
+    table.print()
     for file, reason in result.passed_over:
-        out.print(_cell(f"passed over: {file}: {reason}"))
+        print_line(f"passed over: {file}: {reason}")
     plan = result.plan
     for name, size in plan.memory.parts():
-        out.print(_cell(f"{name}: {human_bytes(size)}"))
+        print_line(f"{name}: {human_bytes(size)}")
     shown_parameters = {name: value for name, value in plan.parameters.to_json().items() if name in _SHOWN_PARAMETERS}
-    out.print(_cell(", ".join(f"{name} {value}" for name, value in shown_parameters.items())))
+    print_line(", ".join(f"{name} {value}" for name, value in shown_parameters.items()))
     for line in plan.given_up:
-        out.print(_cell(line))
+        print_line(line)
     verdict = "fits" if plan.fits else "does not fit"
     cost = f"{human_bytes(result.bytes_read)} read in {result.seconds:.2f} s"
-    out.print(_cell(verdict, "green" if plan.fits else "red") + _cell(f" {result.variant} of {result.name}: {cost}"))
+    style = "green" if plan.fits else "red"
+    print_line(f" {result.variant} of {result.name}: {cost}", word=verdict, style=style)
     if result.advice:
-        out.print(_cell(result.advice))
-
-
-def print_markdown(text: str) -> None:
-    """Print a page of Markdown: formatted on a terminal, else as it is."""
-    out = _out()
-    page = "\n".join(map(one_line, text.split("\n")))
-    if out.is_terminal:
-        from rich.markdown import Markdown  # takes a twentieth of a second, and nothing else needs it
-
-        out.print(Markdown(page, hyperlinks=False))
-    else:
-        out.print(Text(page))
+        print_line(result.advice)
 
 
 def render_onboarding(result: Onboarded) -> None:
@@ -184,12 +125,9 @@ def render_onboarding(result: Onboarded) -> None:
 
 
 def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, *, where: str = "on the disk") -> None:
-    table = Table(
-        "model", "variant", "revision", "quantization", "size", "promoted", "last used", "uses", "pinned", box=None
-    )
+    table = TextTable("model", "variant", "revision", "quantization", "size", "promoted", "last used", "uses", "pinned")
     for row in rows:
-        _row(
-            table,
+        table.add(
             row["model"],
             row["variant"],
             row["revision"][:8],
@@ -200,12 +138,12 @@ def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, 
             str(row["uses"]),
             "yes" if row["pinned"] else "",
         )
-    _out().print(table)
+    table.print()
     print_line(f"{counted(len(rows), 'snapshot')}, {human_bytes(apparent)}; {human_bytes(real)} {where}")
 
 
 def render_manifest(manifest: Manifest, *, promoted: Promoted, chat: ChatFormat) -> None:
-    table = Table("", "", box=None, show_header=False)
+    table = TextTable("", "")
     state = "yes" if promoted.holds(manifest.id) else "no"
     for name, value in (
         ("model", manifest.repository),
@@ -220,32 +158,32 @@ def render_manifest(manifest: Manifest, *, promoted: Promoted, chat: ChatFormat)
         ("published", manifest.created_at.isoformat(timespec="seconds")),
         ("made by", f"Paddock {manifest.paddock_version}, llama-cpp-python {manifest.engine_version}"),
     ):
-        _row(table, name, value)
-    _out().print(table)
-    files = Table("file", "size", "sha256", box=None)
+        table.add(name, value)
+    table.print()
+    files = TextTable("file", "size", "sha256")
     for file in manifest.files:
-        _row(files, file.path, human_bytes(file.size), file.sha256)
-    _out().print(files)
+        files.add(file.path, human_bytes(file.size), file.sha256)
+    files.print()
 
 
 def render_history(history: Sequence[Promotion]) -> None:
-    table = Table("when", "variant", "revision", "before", "default", "by", "why", box=None)
+    table = TextTable("when", "variant", "revision", "before", "default", "by", "why")
     for change in history:
         default = change.default or "none"
         if change.moves_default and change.previous_default:
             default = f"{change.previous_default} -> {default}"
         revision, before = (change.revision or "removed")[:8], (change.previous or "")[:8]
-        _row(table, change.at.isoformat()[:19], change.variant, revision, before, default, change.by or "", change.why)
-    _out().print(table)
+        table.add(change.at.isoformat()[:19], change.variant, revision, before, default, change.by or "", change.why)
+    table.print()
 
 
 def render_evicted(evicted: Evicted) -> None:
-    table = Table("", "snapshot", "size", "why", box=None)
+    table = TextTable("", "snapshot", "size", "why")
     for state, rows in (("would go" if evicted.is_dry_run else "removed", evicted.removed), ("kept", evicted.kept)):
         for row in rows:
-            _row(table, state, row.id.short, human_bytes(row.bytes), row.reason)
-    if table.row_count:
-        _out().print(table)
+            table.add(state, row.id.short, human_bytes(row.bytes), row.reason)
+    if len(table):
+        table.print()
     for note in evicted.notes:
         print_line(note)
     beside = ", ".join(f"{human_bytes(size)} in {name}" for name, size in evicted.beside.items() if size)
@@ -256,16 +194,16 @@ def render_evicted(evicted: Evicted) -> None:
 
 def render_verified(verified: Verified, *, in_s3: bool, repaired: bool) -> None:
     """`repaired`: repairs were tried."""
-    table = Table("snapshot", "file", "size", "state", box=None)
+    table = TextTable("snapshot", "file", "size", "state")
     for file in verified.files:
         if not file.damage:
             continue
         state = file.damage
         if file.ok:
             state += f"; repaired, {human_bytes(file.repaired_bytes)} transferred"
-        _row(table, file.id.short, file.path, human_bytes(file.size_bytes), state)
-    if table.row_count:
-        _out().print(table)
+        table.add(file.id.short, file.path, human_bytes(file.size_bytes), state)
+    if len(table):
+        table.print()
     for problem in verified.problems:
         print_line(problem)
     damaged = {file.id for file in verified.files if not file.ok} | set(verified.unreadable)
@@ -278,45 +216,44 @@ def render_verified(verified: Verified, *, in_s3: bool, repaired: bool) -> None:
 
 
 def render_benchmark(measured: Benchmark) -> None:
-    table = Table("test", "median", "spread", box=None)
+    table = TextTable("test", "median", "spread")
     for row in measured.rows():
-        _row(table, *row)
-    _out().print(table)
+        table.add(*row)
+    table.print()
     tuned = ", with tuned parameters" if measured.tuned else ""
     print_line(f"{measured.machine.cpu}, {measured.machine.cores} cores, {measured.engine}{tuned}")
 
 
 def render_quality(quality: Quality) -> None:
     kl = quality.kl_divergence
-    table = Table("figure", "value", "95 % interval", box=None)
+    table = TextTable("figure", "value", "95 % interval")
     for name, figure, digits in (
         ("perplexity", quality.perplexity, 3),
         ("perplexity of the reference", quality.reference_perplexity, 3),
         ("same most likely token", quality.top1_agreement, 4),
     ):
-        _row(table, name, f"{figure.value:.{digits}f}", f"{figure.low:.{digits}f} to {figure.high:.{digits}f}")
-    _row(table, "KL divergence, mean", f"{kl.mean:.5f}", f"{kl.ci95[0]:.5f} to {kl.ci95[1]:.5f}")
+        table.add(name, f"{figure.value:.{digits}f}", f"{figure.low:.{digits}f} to {figure.high:.{digits}f}")
+    table.add("KL divergence, mean", f"{kl.mean:.5f}", f"{kl.ci95[0]:.5f} to {kl.ci95[1]:.5f}")
     for name, value in (("median", kl.median), ("99 %", kl.p99), ("99.9 %", kl.p999), ("maximum", kl.max)):
-        _row(table, f"KL divergence, {name}", f"{value:.5f}", "")
+        table.add(f"KL divergence, {name}", f"{value:.5f}", "")
     if quality.answers:
         answers = quality.answers
         weights = "same weights" if answers.same_tensors else ""
-        _row(table, "equal greedy answers", f"{answers.equal} of {answers.asked}", weights)
+        table.add("equal greedy answers", f"{answers.equal} of {answers.asked}", weights)
     for name, roleplay in (("", quality.roleplay), (" of the reference", quality.reference_roleplay)):
         if roleplay:
-            _row(
-                table,
+            table.add(
                 f"roleplay score{name}",
                 f"{roleplay.score:.2f}",
                 f"{roleplay.whole.kept} of {roleplay.whole.asked}",
             )
-    _out().print(table)
+    table.print()
     if len(quality.texts) > 1:
-        texts = Table("text", "tokens", "perplexity", "KL divergence", "same token", box=None)
+        texts = TextTable("text", "tokens", "perplexity", "KL divergence", "same token")
         for text in quality.texts:
             figures = (f"{text.perplexity:.2f}", f"{text.kl_mean:.5f}", f"{text.top1:.4f}")
-            _row(texts, text.name, str(text.tokens), *figures)
-        _out().print(texts)
+            texts.add(text.name, str(text.tokens), *figures)
+        texts.print()
     print_line(
         f"{quality.model} against {quality.reference}: {quality.predicted} of {quality.tokens} tokens predicted,"
         f" {quality.seconds:.0f} s, {quality.engine}"
@@ -324,10 +261,10 @@ def render_quality(quality: Quality) -> None:
 
 
 def render_tuning(tuning: Tuning) -> None:
-    table = Table("settings", "prefill and decode", "outcome", box=None)
+    table = TextTable("settings", "prefill and decode", "outcome")
     for row in tuning.rows():
-        _row(table, *row)
-    _out().print(table)
+        table.add(*row)
+    table.print()
     print_line(f"tuned in {tuning.seconds:.0f} s with requests of {tuning.n_prompt} and {tuning.n_gen} tokens")
     if tuning.busy:
         print_line(f"the machine was busy ({tuning.load:.1f} processes): tune again when it is quiet")

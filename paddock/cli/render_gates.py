@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from paddock.cli.render import print_line, print_table
+from paddock.cli.printing import print_line, print_table
 from paddock.model.units import human_bytes
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from paddock.cli.render import print_line, print_table
+from paddock.cli.printing import print_line, print_table
 from paddock.model.units import counted, human_bytes
 
 if TYPE_CHECKING:

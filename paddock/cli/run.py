@@ -170,7 +170,3 @@ def serve(
         message = f"{received.name} was received before the model was ready"
         return report_failure(as_json, "server-unavailable", message, "start it again", 128 + received)
     return 0
-
-
-COMMANDS = {"bench": bench, "quality": quality, "serve": serve}
-"""The commands by their names."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -48,8 +47,19 @@ class UnknownCommand(typer.TyperException):
         self.cure = cure
 
 
-class CommandGroup(TyperGroup):
-    """The group of all commands. It raises UnknownCommand, and takes `--json` before a command as after it."""
+class LightHelp:
+    """A mixin for commands: their `--help` has a value where it is not given, so that typer converts nothing, for which
+    it would import pydantic."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)  # type: ignore[misc]  # of the command that this is mixed into
+        if option is not None:
+            option.default = False
+        return option
+
+
+class CommandGroup(LightHelp, TyperGroup):
+    """A group of commands. It raises UnknownCommand, and takes `--json` before a command as after it."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         name, *rest = args
@@ -64,6 +74,8 @@ class CommandGroup(TyperGroup):
 def _suggest_command(path: Sequence[str], name: str, arguments: Sequence[str], commands: Collection[str]) -> str:
     """The command that was probably meant. `path` are the names of the groups that it is in; those of OTHER_NAMES are
     in none."""
+    import shlex
+
     folded = name.casefold()
     others = {} if path else OTHER_NAMES
     close = [folded] if folded in commands else get_close_matches(folded, [*commands, *others], n=1)

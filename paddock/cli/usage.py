@@ -40,7 +40,7 @@ def usage(
         raise typer.BadParameter("--csv and --json exclude each other: leave one out")
     clients = make_clients()
     if not in_s3:
-        require_volume(clients)
+        require_volume(clients.volume)
     store = require_remote(clients) if in_s3 else None
     wanted = parse_stored_model(clients, model, store) if model is not None else None
     summary = summarize_usage(clients, by=by.value, wanted=wanted, in_remote=in_s3)
@@ -53,7 +53,7 @@ def usage(
 
 
 def _render(summary: UsageSummary) -> None:
-    from paddock.cli.render import print_line, print_table
+    from paddock.cli.printing import print_line, print_table
     from paddock.model.units import human_time
 
     if not summary.lines:
@@ -79,7 +79,3 @@ def _render(summary: UsageSummary) -> None:
         rows.append(cells)
     print_table([*columns, *(["by"] if summary.by != "worker" else [])], rows)
     print_line(summary.line)
-
-
-COMMANDS = {"usage": usage}
-"""The commands by their names."""

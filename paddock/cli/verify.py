@@ -38,7 +38,7 @@ def verify(
     if in_s3:
         verified = _verify_s3(clients, models or [], pace, repair=repair)
     else:
-        require_volume(clients)
+        require_volume(clients.volume)
         if models:
             if repair:
                 _restore_manifests(clients, models)
@@ -82,7 +82,3 @@ def parse_rate(text: str | None) -> int | None:
     if rate < 1:
         raise BadSetting(f"--limit-rate is {text[:40]}, which reads nothing", cure="give at least 1 byte per second")
     return rate
-
-
-COMMANDS = {"verify": verify}
-"""The commands by their names."""

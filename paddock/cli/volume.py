@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from paddock.cli.model_argument import find_snapshot, parse_exact_model
-from paddock.cli.options import Json, ModelArgument, make_clients, require_volume
+from paddock.cli.options import Json, ModelArgument, make_clients, make_volume
 from paddock.cli.output import print_result
+from paddock.timings import phase
 
 if TYPE_CHECKING:
     from paddock.store.usage import UsageTotal
@@ -25,12 +26,11 @@ def list_models(
 
     if in_s3:
         return list_s3(as_json)
-    clients = make_clients()
-    require_volume(clients)
-    volume = clients.volume
-    entries = volume.entries()
-    apparent, real = volume.sizes()
-    used = total_by(volume.usage.rows(), lambda row: row.id)
+    with phase("volume"):
+        volume = make_volume()
+        entries = volume.entries()
+        apparent, real = sum(entry.size_bytes for entry in entries), volume.blob_bytes()
+        used = total_by(volume.usage.rows(), lambda row: row.id)
     rows = [
         {
             "model": entry.manifest.repository,
@@ -119,7 +119,7 @@ def show(
 
 def show_dossier(model: str, as_json: bool) -> int:
     """Show the dossier of a snapshot, with what is known now."""
-    from paddock.cli.render import print_markdown
+    from paddock.cli.printing import print_markdown
     from paddock.lifecycle.dossier import markdown, read_dossier
 
     clients = make_clients()
@@ -130,7 +130,7 @@ def show_dossier(model: str, as_json: bool) -> int:
 
 def remove(model: ModelArgument, as_json: Json = False) -> int:
     """Remove a model, or a variant or revision of it."""
-    from paddock.cli.render import print_line
+    from paddock.cli.printing import print_line
     from paddock.lifecycle.locate import resolve_revision
     from paddock.model.units import counted, human_bytes
 
@@ -172,7 +172,7 @@ def remove(model: ModelArgument, as_json: Json = False) -> int:
 
 def pin(model: ModelArgument, as_json: Json = False) -> int:
     """Keep a snapshot when newer ones are promoted."""
-    from paddock.cli.render import print_line
+    from paddock.cli.printing import print_line
 
     clients = make_clients()
     manifest = find_snapshot(clients, model)
@@ -184,7 +184,7 @@ def pin(model: ModelArgument, as_json: Json = False) -> int:
 
 def unpin(model: ModelArgument, as_json: Json = False) -> int:
     """Undo a pin: the snapshot may be removed."""
-    from paddock.cli.render import print_line
+    from paddock.cli.printing import print_line
 
     clients = make_clients()
     manifest = find_snapshot(clients, model)
@@ -198,7 +198,3 @@ def unpin(model: ModelArgument, as_json: Json = False) -> int:
     outcome = "unpinned" if was_pinned else "not pinned:"
     print_result(as_json, payload, lambda: print_line(f"{outcome} {manifest.id}"))
     return 0
-
-
-COMMANDS = {"ls": list_models, "show": show, "rm": remove, "pin": pin, "unpin": unpin}
-"""The commands by their names."""

@@ -14,6 +14,7 @@ A child confines itself: it starts as our own program, and what is untrusted com
 before an `exec`, and no helper program of the system is.
 """
 
-from paddock.confinement.policy import UNPRIVILEGED_USER, Confinement, ConfinementPolicy, confine
+from typing import Final
 
-__all__ = ["UNPRIVILEGED_USER", "Confinement", "ConfinementPolicy", "confine"]
+UNPRIVILEGED_USER: Final = 65432
+"""A number that no system gives to a user. That of `nobody`, 65534, is also the user of other services."""

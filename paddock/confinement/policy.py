@@ -17,15 +17,12 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-from paddock.confinement import kernel, landlock, places, seccomp
+from paddock.confinement import UNPRIVILEGED_USER, kernel, landlock, places, seccomp
 from paddock.confinement.credentials import Credentials, bounding_set, choose_credentials, give, take_credentials
 from paddock.confinement.landlock import Rule
 from paddock.confinement.limits import end_with_parent
-
-UNPRIVILEGED_USER: Final = 65432
-"""A number that no system gives to a user. That of `nobody`, 65534, is also the user of other services."""
 
 
 class ConfinementPolicy(NamedTuple):

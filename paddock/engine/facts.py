@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from paddock import settings
-from paddock.confinement import Confinement
+from paddock.confinement.policy import Confinement
 from paddock.engine import process
 from paddock.engine.worker import CONFINEMENT
 from paddock.errors import EngineTooOld

@@ -41,6 +41,7 @@ from paddock.errors import (
 )
 from paddock.model.quantization import group_shards
 from paddock.settings import child_environment
+from paddock.timings import phase
 from paddock.untrusted.content import UnusableContent
 from paddock.untrusted.files import open_regular
 
@@ -116,7 +117,7 @@ def run(
     itself reports: EngineOutOfMemory, EngineTooOld, IncompatibleModel, MalformedGguf, ModelRejected,
     ConflictingConfiguration, BadSetting.
     """
-    with ExitStack() as open_files:
+    with phase("engine"), ExitStack() as open_files:
         child_end, parent_end = _pipe(open_files)
         request = {
             "job": job,

@@ -19,9 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from paddock.confinement import Confinement, ConfinementPolicy, confine, landlock, places
+from paddock.confinement import landlock, places
 from paddock.confinement.landlock import Rule
 from paddock.confinement.limits import limit_process
+from paddock.confinement.policy import Confinement, ConfinementPolicy, confine
 from paddock.errors import PaddockError
 
 CONFINEMENT = "confinement"

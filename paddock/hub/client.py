@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import SplitResult, quote, urlsplit
 
 from paddock.errors import HubRefused, UnsafeName
 from paddock.hub.errors import map_hub_errors, not_a_hub
@@ -16,11 +16,10 @@ from paddock.hub.listing import OtherAnswer, Request, read_head, read_listing
 from paddock.model.artifact import BranchHead, Listing, RepositoryFile
 from paddock.model.names import ModelName, Revision, parse_ref, printable
 from paddock.model.source import Address, Expected, HubLocation
+from paddock.timings import phase
 from paddock.version import VERSION
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi, ModelInfo
-
     from paddock.network import Network
     from paddock.settings import Settings
 
@@ -45,23 +44,38 @@ class Hub:
         Raises UnsafeName, ModelNotFound, ModelGated, RevisionNotFound, HubRefused, and HubUnavailable, which may be
         retried.
         """
-        return self._info(model, ref, read_listing, files_metadata=True)
+        return self._info(model, ref, read_listing, blobs=True)
 
     def head(self, model: ModelName, ref: str = "main") -> BranchHead:
         """Resolve `ref` in one short request, which lists no files. Raises as `listing`."""
         return self._info(model, ref, read_head, expand=["sha"])
 
     def _info(
-        self, model: ModelName, ref: str, read: Callable[[Request, ModelInfo], _Answer], **arguments: Any
+        self, model: ModelName, ref: str, read: Callable[[Request, object], _Answer], **parameters: bool | list[str]
     ) -> _Answer:
+        """Send the request of `HfApi.model_info`, with huggingface_hub's client. `HfApi` itself has a class for each
+        answer of the Hub: importing them takes longer than the request."""
         subject = str(model) if ref == "main" else f"{model}@{parse_ref(ref)}"
+        self._prepare(subject)
+        from huggingface_hub import get_session, hf_raise_for_status
+
         from paddock.network.transport import recorded_redirects
 
-        api = self._api(subject)
-        with map_hub_errors(self.endpoint, subject, network=self.network), recorded_redirects() as redirects:
-            info = api.model_info(str(model), revision=ref, timeout=_TIMEOUT_S, **arguments)
+        with (
+            phase("hub"),
+            map_hub_errors(self.endpoint, subject, network=self.network),
+            recorded_redirects() as redirects,
+        ):
+            response = get_session().get(
+                f"{self.endpoint}/api/models/{model}/revision/{quote(ref, safe='')}",
+                headers=self._headers(),
+                params=parameters,
+                timeout=_TIMEOUT_S,
+            )
+            hf_raise_for_status(response)
+            answer = response.json()
         try:
-            return read(Request(model, ref, redirects), info)
+            return read(Request(model, ref, redirects), answer)
         except OtherAnswer as error:
             raise HubRefused(
                 f"{self.endpoint} was asked for {subject}, and {error}",
@@ -79,15 +93,8 @@ class Hub:
 
         Raises HubRefused if the Hub may not be contacted, and BadSetting.
         """
-        from huggingface_hub import hf_hub_url
-
-        subject = f"{model}@{revision[:8]}: {path}"
-        self._require_online(subject)
-        with map_hub_errors(self.endpoint, subject):
-            url = hf_hub_url(str(model), path, revision=revision, endpoint=self.endpoint)
-        token = self.token()
-        headers = _USER_AGENT | ({"Authorization": f"Bearer {token}"} if token else {})
-        return Address(url, headers, self.network, commit=revision)
+        self._require_online(f"{model}@{revision[:8]}: {path}")
+        return Address(self._url(model, revision, path), self._headers(), self.network, commit=revision)
 
     def locate(self, model: ModelName, revision: Revision, path: str) -> Address:
         """Request the current URL of a file's bytes, to which the Hub redirects. Its headers hold the token only for
@@ -95,13 +102,13 @@ class Hub:
 
         Raises ModelNotFound, ModelGated, RevisionNotFound, FileNotInRevision, HubRefused, and HubUnavailable.
         """
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub import get_hf_file_metadata
 
         subject = f"{model}@{revision[:8]}: {path}"
-        self._api(subject)
+        self._prepare(subject)
         token = self.token()
         with map_hub_errors(self.endpoint, subject, network=self.network):
-            url = hf_hub_url(str(model), path, revision=revision, endpoint=self.endpoint)
+            url = self._url(model, revision, path)
             metadata = get_hf_file_metadata(url, token=token or False, timeout=_TIMEOUT_S, endpoint=self.endpoint)
             target, hub = urlsplit(metadata.location), urlsplit(self.endpoint)
             same_origin = _origin(target) == _origin(hub)
@@ -113,7 +120,7 @@ class Hub:
             raise not_a_hub(
                 self.endpoint, subject, f"it redirects from {hub.scheme} to {printable(target.scheme) or 'nowhere'}"
             )
-        headers = _USER_AGENT | ({"Authorization": f"Bearer {token}"} if same_origin and token else {})
+        headers = self._headers() if same_origin else _USER_AGENT
         return Address(metadata.location, headers, self.network, server=self.endpoint)
 
     def token(self) -> str | None:
@@ -129,17 +136,17 @@ class Hub:
                 f"the Hub was not contacted for {subject}: HF_HUB_OFFLINE is set", cure="unset it to reach the Hub"
             )
 
-    def _api(self, subject: str) -> HfApi:
+    def _prepare(self, subject: str) -> None:
+        """Check that the Hub may be asked, and let huggingface_hub's client follow this Hub's rules."""
         self._require_online(subject)
-        from huggingface_hub import HfApi
-
         SHARED_CLIENT.use(self.network, self.endpoint)
-        return HfApi(
-            endpoint=self.endpoint,
-            token=self.token() or False,  # False: huggingface_hub does not look for one itself
-            library_name="paddock",
-            library_version=VERSION,
-        )
+
+    def _headers(self) -> dict[str, str]:
+        token = self.token()
+        return _USER_AGENT | ({"Authorization": f"Bearer {token}"} if token else {})
+
+    def _url(self, model: ModelName, revision: Revision, path: str) -> str:
+        return f"{self.endpoint}/{model}/resolve/{quote(revision, safe='')}/{quote(path)}"
 
 
 def download_file(location: HubLocation, directory: Path, *, network: Network) -> Path:

@@ -1,20 +1,16 @@
-"""Check what huggingface_hub parsed of a revision, since it checks no types."""
+"""Read the Hub's answer about a revision, whose values are of any type until they are checked."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from paddock.errors import UnsafeName
 from paddock.model.artifact import MAX_TEXT, BranchHead, Listing, RepositoryFile
 from paddock.model.names import ModelName, Revision, is_revision, parse_revision, parse_sha256, printable
-
-if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
-    from huggingface_hub.hf_api import RepoSibling
 
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 
@@ -33,21 +29,26 @@ class Request:
     redirects: Sequence[str] = ()
 
 
-def read_head(request: Request, info: ModelInfo) -> BranchHead:
-    """Raises OtherAnswer, TypeError or UnsafeName."""
-    return BranchHead(_name(request, info.id), _commit(request, info.sha))
+def read_head(request: Request, answer: object) -> BranchHead:
+    """Read an answer with at least `id` and `sha`. Raises OtherAnswer, TypeError or UnsafeName."""
+    fields = _object(answer, "the answer")
+    return BranchHead(_name(request, _value(fields, "id")), _commit(request, fields.get("sha")))
 
 
-def read_listing(request: Request, info: ModelInfo) -> Listing:
-    """Validate what huggingface_hub parsed, since it checks no types. Raises OtherAnswer, TypeError or UnsafeName."""
-    licence = info.card_data.get("license") if info.card_data else None
+def read_listing(request: Request, answer: object) -> Listing:
+    """Read an answer with `siblings`, their sizes and digests. Raises OtherAnswer, TypeError or UnsafeName."""
+    fields = _object(answer, "the answer")
+    card, library, siblings = fields.get("cardData"), fields.get("library_name"), fields.get("siblings") or []
+    licence = card.get("license") if isinstance(card, dict) else None
+    if not isinstance(siblings, list):
+        raise TypeError(f"the files are {str(siblings)[:40]!r}")
     return Listing(
-        model=_name(request, info.id),
-        revision=_commit(request, info.sha),
-        files=tuple(sorted(map(_file, info.siblings or []), key=lambda file: file.path)),
+        model=_name(request, _value(fields, "id")),
+        revision=_commit(request, fields.get("sha")),
+        files=tuple(sorted(map(_file, siblings), key=lambda file: file.path)),
         licence=licence[:MAX_TEXT] if isinstance(licence, str) else None,
-        library=info.library_name if isinstance(info.library_name, str) else None,
-        gated=bool(info.gated),
+        library=library if isinstance(library, str) else None,
+        gated=bool(fields.get("gated")),
     )
 
 
@@ -82,20 +83,32 @@ def _leads_to(name: ModelName, location: str) -> bool:
     return bool(api) and f"{rest}/".lower().startswith(f"{name}/".lower())
 
 
-def _file(sibling: RepoSibling) -> RepositoryFile:
-    path = read_text(sibling.rfilename, "a file name")
-    size = sibling.lfs.size if sibling.lfs else sibling.size
+def _file(sibling: object) -> RepositoryFile:
+    fields = _object(sibling, "a file")
+    path, lfs = read_text(_value(fields, "rfilename"), "a file name"), fields.get("lfs")
+    pointed = _object(lfs, f"the pointer of {printable(path)}") if lfs else fields
+    size = pointed.get("size")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise TypeError(f"the size of {printable(path)} is {str(size)[:40]!r}")
-    if sibling.lfs:
-        return RepositoryFile(
-            path, size, parse_sha256(read_text(sibling.lfs.sha256, f"the digest of {printable(path)}")), None
-        )
-    if sibling.blob_id is not None and not _GIT_SHA1.fullmatch(
-        read_text(sibling.blob_id, f"the digest of {printable(path)}")
-    ):
-        raise TypeError(f"the digest of {printable(path)} is {sibling.blob_id[:80]!r}")
-    return RepositoryFile(path, size, None, sibling.blob_id)
+    if lfs:
+        digest = read_text(pointed.get("sha256"), f"the digest of {printable(path)}")
+        return RepositoryFile(path, size, parse_sha256(digest), None)
+    git_sha1 = fields.get("blobId")
+    if git_sha1 is not None and not _GIT_SHA1.fullmatch(read_text(git_sha1, f"the digest of {printable(path)}")):
+        raise TypeError(f"the digest of {printable(path)} is {git_sha1[:80]!r}")
+    return RepositoryFile(path, size, None, git_sha1)
+
+
+def _object(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} is {str(value)[:40]!r}")
+    return value
+
+
+def _value(fields: dict[str, Any], name: str) -> Any:
+    if name not in fields:
+        raise TypeError(f"it has no {name!r}")
+    return fields[name]
 
 
 def read_text(value: object, name: str) -> str:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paddock import settings as environment
 from paddock.errors import BadSetting
 from paddock.hub import Hub
-from paddock.settings import Settings, StoredSecret
+from paddock.settings import SETTINGS, Settings, StoredSecret
 from paddock.store.protocol import RemoteStore
 from paddock.store.volume import Volume
 
@@ -47,7 +47,7 @@ def connect_with(catalog: str | None, stored: Mapping[str, StoredSecret] | None 
     of the environment. `stored` has secrets that the environment lacks. Raises BadSetting."""
     settings = environment.load(stored)
     if catalog is not None:
-        settings = Settings.model_validate({**dict(settings), "catalog": catalog})
+        settings = replace(settings, catalog=SETTINGS["catalog"].read(catalog, source="--catalog", cure="correct it"))
     return connect(settings)
 
 

@@ -23,6 +23,7 @@ from paddock.model.acquired import Acquired
 from paddock.model.artifact import Listing
 from paddock.model.names import ModelName
 from paddock.model.reference import Reference, SnapshotId
+from paddock.timings import phase
 from paddock.transfer.progress import Progress, ProgressListener
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ class PlainRunner(Runner):
         return self._clients
 
     def run(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        with log_fields(**step.log_fields(*args, **kwargs)):
+        with log_fields(**step.log_fields(*args, **kwargs)), phase(step.title.partition("{")[0].rstrip("-")):
             result = self._call(step, *args, **kwargs)
             for warning in step.warnings(result) if step.warnings else ():
                 log.warning("%s", warning)

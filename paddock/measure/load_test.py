@@ -25,9 +25,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
-from pydantic import SecretStr
 
 from paddock.errors import BadSetting, ServerUnavailable
+from paddock.settings import Secret
 from paddock.untrusted.json_text import parse_object
 
 LEVELS = (1, 2, 4, 8)
@@ -135,7 +135,7 @@ class _Answer:
 def run_load_test(
     url: str,
     *,
-    api_key: SecretStr | None = None,
+    api_key: Secret | None = None,
     levels: Sequence[int] = LEVELS,
     requests: int = 16,
     max_tokens: int = 64,
@@ -163,14 +163,14 @@ def run_load_test(
     )
 
 
-def served_model(url: str, *, api_key: SecretStr | None = None) -> str:
+def served_model(url: str, *, api_key: Secret | None = None) -> str:
     """The name that the server at `url` reports for its model. Raises BadSetting and ServerUnavailable, as
     `run_load_test`."""
     with _connections(api_key, timeout_s=_CONNECT_S, at_once=1) as pool:
         return _model(pool, _checked_url(url))
 
 
-def _connections(api_key: SecretStr | None, *, timeout_s: float, at_once: int) -> urllib3.PoolManager:
+def _connections(api_key: Secret | None, *, timeout_s: float, at_once: int) -> urllib3.PoolManager:
     headers = {"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {}
     timeout = urllib3.Timeout(connect=_CONNECT_S, read=timeout_s)
     return urllib3.PoolManager(maxsize=at_once, retries=False, timeout=timeout, headers=headers)

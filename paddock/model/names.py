@@ -31,10 +31,10 @@ manifests, it is a sha256."""
 
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[0-9a-f]{40}")
-_REVISION_PREFIX = re.compile(r"[0-9a-fA-F]{4,40}")
+_REVISION_PREFIX = r"[0-9a-fA-F]{4,40}"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SEGMENT = re.compile(r"(?:blake3:)?[0-9a-f]{64}")
-_REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,254}")
+_REF = r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,254}"
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
 _FORBIDDEN = frozenset('\\:*?"<>|')
 _NAME_CURE = "use the model's name on the Hub, `org/name`"
@@ -96,7 +96,7 @@ def parse_ref(text: str) -> str:
 
     This allows less than git: characters with a meaning in shells or URLs are refused.
     """
-    if not _REF.fullmatch(text) or ".." in text or "//" in text or text.endswith(("/", ".", ".lock")):
+    if not re.fullmatch(_REF, text) or ".." in text or "//" in text or text.endswith(("/", ".", ".lock")):
         raise UnsafeName(
             f"the revision {text[:80]!r} is not a branch, tag or commit", cure="use `main`, a tag, or a commit"
         )
@@ -109,7 +109,7 @@ def is_revision(text: str) -> bool:
 
 def is_commit_prefix(text: str) -> bool:
     """Whether a text can be a commit, or the beginning of one: 4 to 40 hexadecimal digits, in either case."""
-    return _REVISION_PREFIX.fullmatch(text) is not None
+    return re.fullmatch(_REVISION_PREFIX, text) is not None
 
 
 def find_by_prefix(text: str, revisions: Iterable[Revision]) -> Revision | None:

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import NewType
 
 from paddock.errors import UnsafeName
-from paddock.model.hub_address import split_address
 from paddock.model.names import ModelName, Revision, parse_ref
 
 Variant = NewType("Variant", str)
@@ -24,10 +22,8 @@ VARIANT_MAX_BYTES = 56
 """Limit for the name of a variant: `org--name--variant` must fit into the 255 bytes of a file name."""
 RESERVED_VARIANTS = frozenset({"auto", "latest", "default", "best"})
 
-_DRIVE = re.compile(r"[A-Za-z]:")
-_FILE = re.compile(
-    r"(?P<model>[^:@]+)(?:@(?P<ref>[^:@]+))?:(?P<file>.+\.gguf)(?:@(?P<last_ref>[^:@]+))?", re.IGNORECASE | re.DOTALL
-)
+_DRIVE = r"[A-Za-z]:"
+_FILE = r"(?is)(?P<model>[^:@]+)(?:@(?P<ref>[^:@]+))?:(?P<file>.+\.gguf)(?:@(?P<last_ref>[^:@]+))?"
 _VARIANT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 
 
@@ -114,7 +110,7 @@ class Reference:
             raise UnsafeName(
                 f"the model name {_shortened(text)!r} is not safe: {error.message}", cure=error.cure
             ) from None
-        if _DRIVE.match(text):
+        if re.match(_DRIVE, text):
             raise UnsafeName(
                 f"the model name {_shortened(text)!r} begins with a drive letter", cure="write org/name:VARIANT"
             )
@@ -144,6 +140,8 @@ def parse_requested(text: str, endpoint: str = "") -> RequestedModel:
 
     Raises UnsafeName with the text quoted.
     """
+    from paddock.model.hub_address import split_address
+
     address = split_address(text, endpoint)
     name = text if address is None else address.model
     requested = _parse_file(name) or RequestedModel(Reference.parse(name))
@@ -167,8 +165,8 @@ def parse_requested(text: str, endpoint: str = "") -> RequestedModel:
 
 def _parse_file(text: str) -> RequestedModel | None:
     """Parse `org/name[@REVISION]:path.gguf`, also with the revision at the end; None for anything else."""
-    match = _FILE.fullmatch(text)
-    if match is None or _DRIVE.match(text):
+    match = re.fullmatch(_FILE, text)
+    if match is None or re.match(_DRIVE, text):
         return None
     if match["ref"] and match["last_ref"]:
         raise UnsafeName(f"{_shortened(text)!r} has two revisions", cure="write org/name[@REVISION]:path.gguf")
@@ -184,6 +182,8 @@ def artifact_key(kind: str, model: ModelName, subject: str) -> str:
     The digits are from the sha256 of `subject`: `org/name:variant`, or `org/name` before a variant is chosen.
     """
     slug = re.sub(r"[^a-z0-9]+", "-", model.slug.lower()).strip("-")
+    from hashlib import sha256
+
     return f"{kind}-{slug}-{sha256(subject.encode()).hexdigest()[:8]}"
 
 

@@ -6,13 +6,12 @@ Sizes are shown in binary units (1 GiB = 2**30 bytes), as llama.cpp does.
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 from paddock.errors import BadSetting
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%", re.ASCII)
-_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGTP])(i?))?B?", re.IGNORECASE | re.ASCII)
+_SHARE = r"(?a)([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%"
+_SIZE = r"(?ai)([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGTP])(i?))?B?"
 
 
 def human_bytes(size: int) -> str:
@@ -45,7 +44,9 @@ def parse_bytes(text: str) -> int:
 
     `G` alone means GiB. Raises BadSetting.
     """
-    match = _SIZE.fullmatch(text.strip())
+    from fractions import Fraction
+
+    match = re.fullmatch(_SIZE, text.strip())
     if match is None:
         raise BadSetting(
             f"{text[:40]!r} is not a size", cure="use a number of bytes, or a number with a unit such as KiB, MB or GiB"
@@ -58,7 +59,9 @@ def parse_bytes(text: str) -> int:
 
 def parse_budget(text: str, *, of_bytes: int) -> int:
     """Parse a size, or a share of `of_bytes` such as `80%`, to bytes, rounding down. Raises BadSetting."""
-    share = _SHARE.fullmatch(text.strip())
+    from fractions import Fraction
+
+    share = re.fullmatch(_SHARE, text.strip())
     if share is None and "%" not in text:
         return parse_bytes(text)
     if share is None or Fraction(share[1]) > 100:

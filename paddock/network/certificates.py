@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import ssl
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paddock.errors import BadSetting
+
+if TYPE_CHECKING:
+    import ssl
 
 _SYSTEM_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine
@@ -19,6 +22,8 @@ _SYSTEM_BUNDLES = (
 def system_bundle() -> str:
     """The path of the system's bundle of authorities, which an administrator adds an own one to; without one, that of
     the package certifi."""
+    import ssl
+
     compiled_in = ssl.get_default_verify_paths().openssl_cafile
     found = next((path for path in (compiled_in, *_SYSTEM_BUNDLES) if Path(path).is_file()), None)
     if found is not None:
@@ -35,6 +40,8 @@ def trusting(path: Path | None, setting: str) -> ssl.SSLContext:
 
     Raises BadSetting for a path that is missing, not readable, or no PEM file.
     """
+    import ssl
+
     if path is None:
         return ssl.create_default_context(cafile=system_bundle())
     try:
@@ -56,6 +63,8 @@ def trusting(path: Path | None, setting: str) -> ssl.SSLContext:
 
 def is_untrusted(error: BaseException) -> bool:
     """Whether an error of an HTTP client was caused by a server certificate that is not trusted."""
+    import ssl
+
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
         cause = cause.__cause__ or cause.__context__

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from paddock.network.authority import DEFAULT_PORTS
 from paddock.network.certificates import system_bundle, trusting
 from paddock.network.no_proxy import is_excluded
 from paddock.network.proxies import HttpProxy, parse_proxy
+
+if TYPE_CHECKING:
+    import ssl
 
 
 @dataclass(frozen=True, slots=True)

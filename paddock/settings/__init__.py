@@ -8,6 +8,7 @@ from paddock.settings.environment import (
     SECRETS,
     StoredSecret,
     child_environment,
+    forces_color,
     keep_matplotlib_in_cache,
     load,
     log_format,
@@ -15,15 +16,20 @@ from paddock.settings.environment import (
     visible_gpus,
 )
 from paddock.settings.fields import MIB, Settings
-from paddock.settings.values import AwsKeys
+from paddock.settings.values import AwsKeys, Secret
+from paddock.settings.variables import SETTINGS, Setting
 
 __all__ = [
     "MIB",
     "SECRETS",
+    "SETTINGS",
     "AwsKeys",
+    "Secret",
+    "Setting",
     "Settings",
     "StoredSecret",
     "child_environment",
+    "forces_color",
     "keep_matplotlib_in_cache",
     "load",
     "log_format",

@@ -9,15 +9,14 @@ The only module of the library that reads environment variables.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
-
-from pydantic import AliasChoices, ValidationError
 
 from paddock.errors import BadSetting
 from paddock.settings.fields import Settings
 from paddock.settings.values import AwsKeys
+from paddock.settings.variables import SETTINGS
 
 _AWS_ID, _AWS_SECRET, _AWS_TOKEN = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
 SECRETS: Final = ("HF_TOKEN", "PADDOCK_API_KEY", _AWS_ID, _AWS_SECRET, _AWS_TOKEN)
@@ -48,18 +47,19 @@ def load(stored: Mapping[str, StoredSecret] | None = None) -> Settings:
 
     Raises BadSetting, which names the variable and the problem but never the value, since it may be a secret.
     """
-    missing = missing_secrets()
+    missing = missing_secrets() if stored else frozenset()
     used = {variable: one for variable, one in (stored or {}).items() if variable in missing}
-    values: dict[str, Any] = dict(_set_variables())
-    values |= {variable: used[variable].value.strip() for variable in SECRETS[:2] if variable in used}
-    values |= {"aws_keys": _stored_keys(used)}
-    try:
-        return Settings.model_validate(values, by_alias=True, by_name=False)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        variable, reason = str(first["loc"][0]), str(first["msg"]).removeprefix("Value error, ")
-        place = used[variable].place if variable in used else "the environment"
-        raise BadSetting(f"the setting {variable} is not usable: {reason}", cure=f"correct it in {place}") from None
+    values: dict[str, Any] = {"aws_keys": _stored_keys(used)}
+    for name, setting in SETTINGS.items():
+        for variable in setting.names:
+            if text := _value(variable):
+                values[name] = setting.read(text, source=f"the setting {variable}")
+                break
+            if one := used.get(variable):
+                source, cure = f"the setting {variable}", f"correct it in {one.place}"
+                values[name] = setting.read(one.value.strip(), source=source, cure=cure)
+                break
+    return Settings(**values)
 
 
 def missing_secrets() -> frozenset[str]:
@@ -88,17 +88,6 @@ def _stored_keys(used: Mapping[str, StoredSecret]) -> AwsKeys | None:
     return AwsKeys(key_id, secret.value.strip(), token or None)
 
 
-def _set_variables() -> Iterator[tuple[str, str]]:
-    """(variable, value) for each setting, from the first of its variables that is not empty."""
-    for setting in Settings.model_fields.values():
-        alias = setting.validation_alias
-        for variable in alias.choices if isinstance(alias, AliasChoices) else [alias]:
-            value = _value(str(variable))
-            if value:
-                yield str(variable), value
-                break
-
-
 def _value(variable: str) -> str:
     return os.environ.get(variable, "").strip()
 
@@ -107,6 +96,11 @@ def log_format() -> Literal["text", "json"]:
     """As `Settings.log_format`, for what is printed before the settings are read, or since they cannot be: a value that
     is not known is text."""
     return "json" if os.environ.get("PADDOCK_LOG_FORMAT", "").strip() == "json" else "text"
+
+
+def forces_color() -> bool:
+    """Whether FORCE_COLOR asks for the output of a terminal where there is none, as rich understands it."""
+    return bool(os.environ.get("FORCE_COLOR"))
 
 
 _CHILD_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ")

@@ -12,12 +12,10 @@ This module knows nothing of models, blobs or manifests, and follows no symbolic
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import functools
 import os
-import secrets
 import shutil
 import stat
 import time
@@ -128,7 +126,7 @@ def disk_errors_in(where: object) -> Iterator[None]:
 
 
 def staging_name(directory: Path) -> Path:
-    return directory / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
+    return directory / f"{STAGING_PREFIX}{os.urandom(8).hex()}"
 
 
 def names(directory: Path, *, below: Path | None = None) -> list[str]:
@@ -272,6 +270,8 @@ def exchange(path: Path, other: Path) -> bool:
 
 def _rename2(source: Path, target: Path, flag: int) -> bool:
     """Call renameat2(2). False where the kernel, the C library or the file system does not support the flag."""
+    import ctypes  # takes longer than a short command
+
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:
         return False

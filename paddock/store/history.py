@@ -10,9 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import pwd
-import secrets
-import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -262,16 +259,18 @@ def _last_index(items: Sequence[object], item: object) -> int:
 
 def new_operation() -> str:
     """A new id, for a change whose caller gave none."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 def whoami() -> str:
     """`user@host` of this process."""
+    import pwd
+
     try:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # a container's user without an entry in /etc/passwd
         user = str(os.geteuid())
-    return f"{user}@{socket.gethostname()}"
+    return f"{user}@{os.uname().nodename}"
 
 
 def _revision(value: object) -> Revision | None:

@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256 as sha256_of
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -151,7 +151,7 @@ class OpenSnapshot:
         )
 
     def _named(self, file: SnapshotFile) -> NamedBlob:
-        known = file if self.is_recorded else file.model_copy(update={"segments": ()})
+        known = file if self.is_recorded else replace(file, segments=())
         return NamedBlob(file.sha256, file.size, ((self.manifest, known),))
 
 

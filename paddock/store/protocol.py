@@ -14,17 +14,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from paddock.errors import CorruptFile
-from paddock.model.artifact import Manifest, SnapshotFile
-from paddock.model.names import ModelName, Sha256
-from paddock.model.reference import SnapshotId
-from paddock.model.source import Source
-from paddock.store.features import StoreFeatures
-from paddock.store.history import Promoted
-from paddock.store.holdings import Holdings
-from paddock.store.usage import UsageRow
+
+if TYPE_CHECKING:
+    from paddock.model.artifact import Manifest, SnapshotFile
+    from paddock.model.names import ModelName, Sha256
+    from paddock.model.reference import SnapshotId
+    from paddock.model.source import Source
+    from paddock.store.features import StoreFeatures
+    from paddock.store.history import Promoted
+    from paddock.store.holdings import Holdings
+    from paddock.store.usage import UsageRow
 
 
 class Store(Protocol):

@@ -12,8 +12,6 @@ from types import TracebackType
 from typing import Self
 
 from paddock.model.source import Source
-from paddock.transfer.response import RangesNotSupported
-from paddock.transfer.span import SpanReader
 
 _MAX_STEP_BYTES = 16 * 1024 * 1024
 _MAX_HEAD_BYTES = 128 * 1024 * 1024
@@ -31,6 +29,8 @@ class RangeReader:
     def __init__(
         self, source: Source, *, head: bytes = b"", block_bytes: int = 64 * 1024, stall_s: float = 30.0
     ) -> None:
+        from paddock.transfer.span import SpanReader  # the HTTP client, which a local file does not need
+
         self._size = source.expected.size
         self._block_bytes = block_bytes
         self._head = bytearray(head)
@@ -86,6 +86,8 @@ class RangeReader:
         self._head += self._fetch(start, min(self._size, max(end, start + self._block_bytes)))
 
     def _fetch(self, start: int, end: int) -> bytes:
+        from paddock.transfer.response import RangesNotSupported
+
         try:
             return self._spans.read(start, end, whole=self._whole)
         except RangesNotSupported:

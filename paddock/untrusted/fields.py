@@ -6,15 +6,18 @@ ones overflow where they are added to a clock's time, or converted for the syste
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from enum import Enum
+from typing import Any, Final, TypeVar
 
 from paddock.untrusted.content import UnusableContent
 from paddock.untrusted.json_text import kind_of
 
 MAX_COUNT: Final = 2**60
 """Bytes, tokens, requests: 1 EiB. A sum of a few is within 64 bits still."""
+_Item = TypeVar("_Item")
+_Choice = TypeVar("_Choice", bound=Enum)
 _FIRST_YEAR: Final = 1970
 _LAST_YEAR: Final = 2200
 
@@ -27,6 +30,50 @@ def text_field(value: Mapping[str, Any], name: str, *, max_length: int = 4096) -
     if len(found) > max_length:
         raise UnusableContent(f"a text of at most {max_length} characters was expected, not of {len(found)}", key=name)
     return found
+
+
+def text_or_none(value: Mapping[str, Any], name: str, *, max_length: int = 4096) -> str | None:
+    """As `text_field`, or None for a null. A key that is missing is refused."""
+    if name in value and value[name] is None:
+        return None
+    return text_field(value, name, max_length=max_length)
+
+
+def choice_field(value: Mapping[str, Any], name: str, choices: type[_Choice]) -> _Choice:
+    """A member of an enumeration of texts."""
+    found = text_field(value, name)
+    try:
+        return choices(found)
+    except ValueError:
+        expected = ", ".join(str(choice.value) for choice in choices)
+        raise UnusableContent(f"one of {expected} was expected, not {found[:40]!r}", key=name) from None
+
+
+def list_field(value: Mapping[str, Any], name: str, read: Callable[[Any], _Item], *, at_most: int) -> tuple[_Item, ...]:
+    """A list of at most `at_most` items, each of which `read` makes of its value; it raises UnusableContent too."""
+    found = value.get(name)
+    if not isinstance(found, list):
+        raise _unexpected(name, found, "a list")
+    if len(found) > at_most:
+        raise UnusableContent(f"a list of at most {at_most} items was expected, not of {len(found)}", key=name)
+    items = []
+    for number, item in enumerate(found):
+        try:
+            items.append(read(item))
+        except UnusableContent as error:
+            key = ".".join(filter(None, (name, str(number), error.key)))
+            raise UnusableContent(error.reason, key=key) from None
+    return tuple(items)
+
+
+def object_with(value: object, *, keys: Collection[str] | None = None) -> dict[str, Any]:
+    """An object, which has no other keys than `keys`, unless that is None."""
+    if not isinstance(value, dict):
+        raise UnusableContent(f"an object was expected, and it holds {kind_of(value)}")
+    for key in value if keys is not None else ():
+        if key not in (keys or ()):
+            raise UnusableContent("no such key is known", key=key)
+    return value
 
 
 def count_field(value: Mapping[str, Any], name: str, *, at_most: int = MAX_COUNT) -> int:

@@ -23,6 +23,7 @@ from paddock.gguf.reader import Array, ByteSource, Header, Tensor, read_header
 from paddock.model import quantization
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from paddock.model.names import Sha256
+from paddock.timings import phase
 
 TEMPLATE: Final = "tokenizer.chat_template"
 _MAX_TEMPLATES: Final = 16
@@ -351,7 +352,8 @@ def _audit_template(header: Header, source: str, *, name: str) -> list[Finding]:
     from paddock.chat.audit import audit_template
 
     bos, eos = tokenizer.special_token(header, "bos"), tokenizer.special_token(header, "eos")
-    return list(audit_template(source, bos=bos, eos=eos, name=name))
+    with phase("template"):
+        return list(audit_template(source, bos=bos, eos=eos, name=name))
 
 
 def _model_facts(headers: Sequence[Header]) -> ModelFacts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from paddock import settings
@@ -26,7 +27,7 @@ def main() -> None:
     assert configured.s3_uri is not None
     began = time.monotonic()
     if client_name == "paddock":
-        clients = connect(configured.model_copy(update={"volume": directory}))
+        clients = connect(replace(configured, volume=directory))
         row = PlannedFile(RepositoryFile("model.bin", size, digest, None), Expected(size, digest), "s3")
         result = fetch_remote_file(clients, ModelName("org", "name"), row, segment_bytes=configured.segment_bytes)
         assert result.transferred_bytes == size

@@ -100,11 +100,12 @@ def _serving(hub: LocalHub, state: Path, rate: int) -> Iterator[HubService]:
         yield stack.enter_context(serve_hub(hub, bytes_address=nginx.address))
 
 
-def _contestants(service: HubService) -> list[Contestant]:
-    url = f"{service.address}/{MODEL}/resolve/main/{FILE}"
+def other_programs(address: str, model: str, file: str) -> list[Contestant]:
+    """The other programs that fetch a file of a model from the Hub at `address`, and compare its digest."""
+    url = f"{address}/{model}/resolve/main/{file}"
 
     def hashed(directory: Path) -> list[str]:
-        return ["openssl", "dgst", "-sha256", str(directory / FILE)]
+        return ["openssl", "dgst", "-sha256", str(directory / file)]
 
     # huggingface_hub used chunks of 10 MiB as well.
     hf_transfer = (
@@ -114,17 +115,16 @@ def _contestants(service: HubService) -> list[Contestant]:
     )
 
     def hf_transfer_commands(directory: Path, *, files: int) -> list[list[str]]:
-        return [[sys.executable, "-c", hf_transfer, url, str(directory / FILE), str(files)], hashed(directory)]
+        return [[sys.executable, "-c", hf_transfer, url, str(directory / file), str(files)], hashed(directory)]
 
     aria2c = ["aria2c", "--quiet", "-x16", "-s16", "--file-allocation=falloc", "--no-conf"]
     return [
-        Contestant("paddock", None, lambda directory: [_paddock(MODEL, directory, parallel=1)], 1.0),
         Contestant(
             "hf",
             None,
             lambda directory: [
-                [str(_BIN / "hf"), "download", MODEL, FILE, "--local-dir", str(directory)],
-                [str(_BIN / "hf"), "cache", "verify", MODEL, "--local-dir", str(directory)],
+                [str(_BIN / "hf"), "download", model, file, "--local-dir", str(directory)],
+                [str(_BIN / "hf"), "cache", "verify", model, "--local-dir", str(directory)],
             ],
             14.0,
         ),
@@ -135,7 +135,7 @@ def _contestants(service: HubService) -> list[Contestant]:
         Contestant(
             "aria2c",
             "aria2c",
-            lambda directory: [[*aria2c, "-d", str(directory), "-o", FILE, url], hashed(directory)],
+            lambda directory: [[*aria2c, "-d", str(directory), "-o", file, url], hashed(directory)],
             1.6,
         ),
     ]
@@ -146,7 +146,9 @@ def _paddock(model: str, directory: Path, *, parallel: int) -> list[str]:
 
 
 def _compare(service: HubService, work: Path, rounds: int, line: str, rate: int | None) -> bool:
-    contestants = [each for each in _contestants(service) if each.needs is None or shutil.which(each.needs)]
+    ours = Contestant("paddock", None, lambda directory: [_paddock(MODEL, directory, parallel=1)], 1.0)
+    others = other_programs(service.address, MODEL, FILE)
+    contestants = [ours, *(each for each in others if each.needs is None or shutil.which(each.needs))]
     environment = hub_environment(service, work / "home")
     times: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     for number in range(rounds + 1):
@@ -155,12 +157,12 @@ def _compare(service: HubService, work: Path, rounds: int, line: str, rate: int 
             if number:  # the first round is a warm-up of caches, and of memory that the host first has to provide
                 times[contestant.name].append(seconds)
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-    ours = medians["paddock"]
+    paddock_s = medians["paddock"]
     print(f"\n{human_bytes(SIZE)} verified, {line}, {rounds} rounds\n")
     print(f"{'':16}{'median':>9}{'fastest':>10}{'slowest':>10}{'ratio':>8}{'bound':>9}")
     holds = True
     for contestant in contestants:
-        measured, ratio = times[contestant.name], medians[contestant.name] / ours
+        measured, ratio = times[contestant.name], medians[contestant.name] / paddock_s
         # Without a rate limit, Paddock only has to be faster.
         bound = contestant.bound if rate or contestant.name == "paddock" else 1.0
         is_met = contestant.name == "paddock" or ratio >= bound
@@ -175,8 +177,8 @@ def _compare(service: HubService, work: Path, rounds: int, line: str, rate: int 
     line_s = SIZE / (rate * connections) if rate else 0.0
     floor = max(line_s, hashing)
     print(f"floor {floor:.2f} s: line {line_s:.2f} s over {connections} connections, hashing {hashing:.2f} s; ", end="")
-    print(f"paddock takes {ours / floor:.2f} times the floor{' (bound: 1.6)' if rate else ''}")
-    return holds and (rate is None or ours <= 1.6 * floor)
+    print(f"paddock takes {paddock_s / floor:.2f} times the floor{' (bound: 1.6)' if rate else ''}")
+    return holds and (rate is None or paddock_s <= 1.6 * floor)
 
 
 def _time(contestant: Contestant, out: Path, environment: dict[str, str]) -> float:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from paddock.confinement import UNPRIVILEGED_USER, Confinement, seccomp
+from paddock.confinement import UNPRIVILEGED_USER, seccomp
+from paddock.confinement.policy import Confinement
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.upkeep.doctor.confinement import check_confinement, confinement_results
 from paddock.serving.engine.llama_server import find_program

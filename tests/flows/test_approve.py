@@ -71,7 +71,7 @@ def candidate(pulled: Manifest, clients: Clients) -> Manifest:
 
 def add_revision(clients: Clients, manifest: Manifest, digit: str) -> Manifest:
     revision = Revision(digit * 40)
-    clients.volume.publish(manifest.model_copy(update={"revision": revision}))
+    clients.volume.publish(replace(manifest, revision=revision))
     added = clients.volume.snapshot(replace(manifest.id, revision=revision))
     assert added is not None
     return added
@@ -163,7 +163,7 @@ def test_an_answer_does_not_hold_for_what_was_promoted_since(
 def test_a_variant_is_asked_about_in_the_place_of_the_one_that_it_takes(
     deployed: None, pulled: Manifest, clients: Clients, client: SyncPrefectClient
 ) -> None:
-    added = pulled.model_copy(update={"revision": Revision("c" * 40), "variant": Variant("Q4_K_M")})
+    added = replace(pulled, revision=Revision("c" * 40), variant=Variant("Q4_K_M"))
     clients.volume.publish(added)
     scope = PromotionScope(default=False, instead_of=pulled.variant)
     request_approval(added, "", scope, timeout_s=3600, catalog="s3://bucket/catalog.yaml")

@@ -167,11 +167,11 @@ def test_a_deployment_stores_its_pool_and_a_module_and_no_directory(
         assert "/" not in one.entrypoint
     (schedule,) = found["maintain-volume/weekly"].schedules
     assert schedule.active
-    assert schedule.schedule == CronSchedule(cron=Settings.model_fields["maintenance_cron"].default, timezone="Etc/UTC")
+    assert schedule.schedule == CronSchedule(cron=Settings.maintenance_cron, timezone="Etc/UTC")
     nightly = found["refresh-catalog/nightly"]
     (schedule,) = nightly.schedules
     assert schedule.active
-    assert schedule.schedule == CronSchedule(cron=Settings.model_fields["refresh_cron"].default, timezone="Etc/UTC")
+    assert schedule.schedule == CronSchedule(cron=Settings.refresh_cron, timezone="Etc/UTC")
     assert nightly.global_concurrency_limit is None, "a run that is stuck in Pending would hold its slot"
     limits = {name: one.global_concurrency_limit for name, one in found.items() if one.global_concurrency_limit}
     assert limits.keys() == {"maintain-volume/weekly"}

@@ -75,7 +75,7 @@ def change_model(promoted: Any, other: Any) -> None:
 @pytest.fixture
 def other(pulled: Manifest, clients: Clients) -> Manifest:
     """A second revision with the same files, not promoted."""
-    clients.volume.publish(pulled.model_copy(update={"revision": OTHER}))
+    clients.volume.publish(replace(pulled, revision=OTHER))
     manifest = clients.volume.snapshot(replace(pulled.id, revision=OTHER))
     assert manifest
     return manifest

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from pydantic import SecretStr
 
 from infra.local.hub import HubService
 from paddock.hub import Hub
-from paddock.settings import Settings
+from paddock.settings import Secret, Settings
 
 TOKEN, STRANGER = "hf_canaryOfTheOwner", "hf_canaryOfAStranger"
 
@@ -28,5 +27,5 @@ def stored_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def client(service: HubService | str, *, token: str | None = None, offline: bool = False) -> Hub:
     address = service if isinstance(service, str) else service.address
-    secret = SecretStr(token) if token else None
+    secret = Secret(token) if token else None
     return Hub(Settings(hub_endpoint=address, hub_token=secret, hub_offline=offline))

@@ -17,7 +17,7 @@ from prefect_redis.client import RedisMessagingSettings
 
 from infra.bootstrap import POOLS
 from infra.bootstrap import main as bootstrap
-from paddock.settings import Settings
+from paddock.settings import SETTINGS
 from paddock.version import VERSION
 from tests.support.deployed import (
     COMPOSE,
@@ -33,9 +33,8 @@ from tests.support.deployed import (
     services,
     variables,
 )
-from tests.support.pages import variables as names
 
-PADDOCKS = {name for field in Settings.model_fields.values() for name in names(field)}
+PADDOCKS = {name for setting in SETTINGS.values() for name in setting.names}
 REDIS = {f"PREFECT_REDIS_MESSAGING_{field.upper()}" for field in RedisMessagingSettings.model_fields} | {
     f"PREFECT_REDIS_WORKER_CLEANUP_QUEUE_{field.upper()}" for field in RedisWorkerCleanupQueueSettings.model_fields
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from infra.local.hub import HubService
 from paddock.chat.families import GENERIC
 from paddock.chat.template import TEMPLATE_FILE
@@ -82,13 +84,11 @@ def test_an_older_snapshot_keeps_the_template_that_it_was_published_with(clients
     template = CHATML.replace("im_", "older_")
     digest = clients.volume.add_bytes(template.encode())
     files = [
-        file.model_copy(update={"sha256": digest, "size": len(template), "segments": ()})
-        if file.path == "chat_template.jinja"
-        else file
+        replace(file, sha256=digest, size=len(template), segments=()) if file.path == "chat_template.jinja" else file
         for file in pulled.files
         if file.path != "chat.paddock.json"
     ]
-    older = pulled.model_copy(update={"revision": Revision("0" * 40), "files": tuple(files), "template_sha256": digest})
+    older = replace(pulled, revision=Revision("0" * 40), files=tuple(files), template_sha256=digest)
     clients.volume.publish(older)
     chat = chat_of_snapshot(clients, older)
     assert (chat.template, chat.sha256) == (template, older.template_sha256)

@@ -101,7 +101,7 @@ def test_another_models_missing_file_warns(clients: Clients, hub: HubService) ->
 
 
 def test_the_location_is_a_url_if_one_is_set(clients: Clients, pulled: Manifest) -> None:
-    shown = replace(clients, settings=clients.settings.model_copy(update={"docs_url": "http://docs.example"}))
+    shown = replace(clients, settings=replace(clients.settings, docs_url="http://docs.example"))
     assert (
         write_data_docs(shown, pulled).location
         == f"http://docs.example/org--tiny-GGUF/{pulled.revision}/Q8_0/index.html"

@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from paddock.lifecycle import dossier
 from paddock.lifecycle.dossier.compose import compose
 from paddock.lifecycle.dossier.facts import DossierFacts, changes_of
+from paddock.model.artifact import MAX_TEXT
 from paddock.model.finding import Finding, Severity, Verdict
 from paddock.model.reference import Variant
 from paddock.store.history import Promoted
@@ -183,8 +184,9 @@ HOSTILE = "</td>|x\n# [a](http://evil.example) <img src=x> ![b](c) **bold** `\x1
 def with_text(text: str) -> DossierFacts:
     """Facts with `text` wherever one comes from a file, a person or another machine."""
     assert VALIDATION.model is not None
+    short = text[:MAX_TEXT]  # a manifest has no longer one
     return DossierFacts(
-        manifest=MANIFEST.model_copy(update={"licence": text, "engine_version": text, "quantization": text}),
+        manifest=replace(MANIFEST, licence=short, engine_version=short, quantization=short),
         promoted=EVERYTHING.promoted,
         history=(replace(FORCED, reason=text, by=text, failed_gates=(text,)),),
         damage="",

@@ -38,7 +38,7 @@ from paddock.lifecycle.upkeep.verify import check_manifests, verify
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
 from paddock.model.hardware import Machine, this_machine
-from paddock.model.reference import Reference, SnapshotId
+from paddock.model.reference import Reference, SnapshotId, Variant
 from paddock.planning.plan import PlanRequest
 from paddock.planning.targets import UNBOUNDED
 from paddock.serving.spec import ServeSpec, open_model
@@ -243,7 +243,7 @@ def test_a_server_whose_file_is_edited_refuses_requests_until_it_is_repaired(
     follows = followed_name(clients, manifest.id.reference, manifest.id, plan)
     with open_snapshot(clients, manifest, at_end=False) as opened:
         spec = spec_of(clients, manifest, opened)
-        clients.volume.publish(manifest.model_copy(update={"variant": "linked"}))
+        clients.volume.publish(replace(manifest, variant=Variant("linked")))
         with running(spec, follows=follows) as server:
 
             def status() -> int:

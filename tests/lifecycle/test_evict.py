@@ -137,7 +137,7 @@ def test_what_is_linked_elsewhere_or_being_fetched_frees_nothing_or_stays(client
 
 
 def test_retention_and_old_orphans_need_no_budget(clients: Clients) -> None:
-    clients = replace(clients, settings=clients.settings.model_copy(update={"keep_revisions": 2}))
+    clients = replace(clients, settings=replace(clients.settings, keep_revisions=2))
     ids = [put(clients, number) for number in range(4)]
     orphans = [clients.volume.add_bytes(content) for content in (b"old orphan", b"new orphan")]
     age(clients.volume)
@@ -167,7 +167,7 @@ def test_what_is_no_budget_is_refused(text: str) -> None:
 
 
 def test_a_share_is_of_the_disk_and_set_in_the_environment(clients: Clients) -> None:
-    clients = replace(clients, settings=clients.settings.model_copy(update={"keep_bytes": "50%"}))
+    clients = replace(clients, settings=replace(clients.settings, keep_bytes="50%"))
     assert evict(clients, dry_run=True).budget_bytes == clients.volume.disk.total_bytes() // 2
     assert evict(clients, keep_bytes=7, dry_run=True).budget_bytes == 7
 
@@ -295,7 +295,7 @@ def test_the_result_is_one_json_object(clients: Clients) -> None:
 def test_the_catalog_keeps_the_newest_of_what_it_wants(clients: Clients, tmp_path: Path) -> None:
     catalog = tmp_path / "catalog.yaml"
     catalog.write_text(f"models:\n  - model: {MODEL}\n    variant: q8_0\n")
-    clients = replace(clients, settings=clients.settings.model_copy(update={"catalog": catalog}))
+    clients = replace(clients, settings=replace(clients.settings, catalog=catalog))
     other = ModelName.parse("org/other")
     ids = [put(clients, 0), put(clients, 1, model=other), put(clients, 2)]
     age(clients.volume)
@@ -307,7 +307,7 @@ def test_the_catalog_keeps_the_newest_of_what_it_wants(clients: Clients, tmp_pat
 def test_nothing_is_evicted_while_the_catalog_cannot_be_read(clients: Clients, tmp_path: Path) -> None:
     catalog = tmp_path / "catalog.yaml"
     catalog.write_text("models:\n  - modle: org/name\n")
-    clients = replace(clients, settings=clients.settings.model_copy(update={"catalog": catalog}))
+    clients = replace(clients, settings=replace(clients.settings, catalog=catalog))
     id = put(clients, 0)
     age(clients.volume)
     with pytest.raises(BadCatalog, match=r"catalog.yaml.*line 2"):

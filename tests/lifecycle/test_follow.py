@@ -84,7 +84,7 @@ def test_a_revision_in_the_name_follows_nothing(clients: Clients, name: str) -> 
 
 
 def test_a_setting_switches_it_off(clients: Clients) -> None:
-    fixed = replace(clients, settings=clients.settings.model_copy(update={"follow_promotion": False}))
+    fixed = replace(clients, settings=replace(clients.settings, follow_promotion=False))
     served = SnapshotId(MODEL, A, Q8)
     followed = followed_name(fixed, Reference.parse("org/name"), served, no_plan)
     clients.volume.promote(SnapshotId(MODEL, B, Q8), reason="test")

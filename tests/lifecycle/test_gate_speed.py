@@ -87,7 +87,7 @@ def test_a_plan_with_one_thread_is_held_back_by_the_speed(both: tuple[Clients, M
 
 def test_under_load_no_speed_decides(both: tuple[Clients, Manifest]) -> None:
     clients, candidate = both
-    quick = replace(clients, settings=clients.settings.model_copy(update={"benchmark_budget_s": 10.0}))
+    quick = replace(clients, settings=replace(clients.settings, benchmark_budget_s=10.0))
     with busy_processes(2):
         report, gates = compared(quick, candidate)
     assert {gates[name].passed for name in SPEEDS} == {None}

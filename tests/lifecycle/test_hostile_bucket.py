@@ -29,7 +29,7 @@ from paddock.lifecycle.steps import PlainRunner
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.derived_files import CHAT_FILE, TEMPLATE_FILE
 from paddock.model.finding import Verdict
-from paddock.model.names import ModelName, Sha256
+from paddock.model.names import ModelName, SegmentDigest, Sha256
 from paddock.model.reference import Reference, Variant
 from paddock.store.copying import push
 from paddock.store.remote import ObjectStore
@@ -85,8 +85,8 @@ def write_manifest(bucket: Path, manifest: Manifest) -> None:
 
 
 def with_file(manifest: Manifest, path: str, file: SnapshotFile) -> Manifest:
-    planted = file.model_copy(update={"path": path})
-    return manifest.model_copy(update={"files": tuple(planted if one.path == path else one for one in manifest.files)})
+    planted = replace(file, path=path)
+    return replace(manifest, files=tuple(planted if one.path == path else one for one in manifest.files))
 
 
 def test_a_restored_snapshot_has_nothing_of_what_a_manifest_claims_but_its_files(
@@ -94,24 +94,23 @@ def test_a_restored_snapshot_has_nothing_of_what_a_manifest_claims_but_its_files
 ) -> None:
     lying = with_file(cached, TEMPLATE_FILE, blob(bucket, PLANTED))
     lying = with_file(lying, CHAT_FILE, blob(bucket, json.dumps({"stop": ["e", "t", "a"]}).encode()))
-    lying = lying.model_copy(
-        update={
-            "verdict": Verdict.REJECT,
-            "findings": (),
-            "segment_bytes": 3 * 2**20,
-            "files": tuple(one.model_copy(update={"segments": ("blake3:" + "0" * 64,)}) for one in lying.files),
-            "quantization": "Q2_K",
-            "split": 77,
-            "template_sha256": sha256(PLANTED).hexdigest(),
-            "created_at": datetime(2150, 1, 1, tzinfo=UTC),
-            "paddock_version": "99",
-            "engine_version": "99",
-        }
+    lying = replace(
+        lying,
+        verdict=Verdict.REJECT,
+        findings=(),
+        segment_bytes=3 * 2**20,
+        files=tuple(replace(one, segments=(SegmentDigest("blake3:" + "0" * 64),)) for one in lying.files),
+        quantization="Q2_K",
+        split=77,
+        template_sha256=Sha256(sha256(PLANTED).hexdigest()),
+        created_at=datetime(2150, 1, 1, tzinfo=UTC),
+        paddock_version="99",
+        engine_version="99",
     )
     write_manifest(bucket, lying)
     restored = restore(PlainRunner(worker), Reference(MODEL)).manifest
     assert restored.created_at <= datetime.now(UTC)
-    assert restored.model_copy(update={"created_at": cached.created_at}) == cached
+    assert replace(restored, created_at=cached.created_at) == cached
     assert worker.volume.snapshot(cached.id) == restored
     assert sha256(PLANTED).hexdigest() not in {path.name for path in worker.volume.root.rglob("*")}, "it was fetched"
 
@@ -195,7 +194,7 @@ BAD_MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
 def test_a_manifest_beyond_its_bounds_is_that_of_a_damaged_snapshot(
     worker: Clients, bucket: Path, pulled_home: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
-    (own,) = connect(worker.settings.model_copy(update={"volume": pulled_home / "models"})).volume.snapshots(MODEL)
+    (own,) = connect(replace(worker.settings, volume=pulled_home / "models")).volume.snapshots(MODEL)
     write_manifest(bucket, own)
     path = manifest_path(bucket, own)
     path.write_text(json.dumps(change(json.loads(own.to_json()))))
@@ -237,7 +236,7 @@ BAD_REFS: dict[str, bytes] = {
 def test_a_ref_of_any_content_neither_stops_nor_redirects_a_worker(
     worker: Clients, bucket: Path, pulled_home: Path, content: bytes
 ) -> None:
-    (own,) = connect(worker.settings.model_copy(update={"volume": pulled_home / "models"})).volume.snapshots(MODEL)
+    (own,) = connect(replace(worker.settings, volume=pulled_home / "models")).volume.snapshots(MODEL)
     write_manifest(bucket, own)
     ref = bucket / "refs" / f"{MODEL.slug}.json"
     ref.parent.mkdir(parents=True)
@@ -322,7 +321,7 @@ def test_a_manifest_that_cannot_be_read_stops_nothing_that_is_shared(
     reports.write(worker, pulled, "any.json", {})
     assert reports.share(worker, pulled, "any.json") is None
     write_dossier(worker, pulled)
-    offline = connect(worker.settings.model_copy(update={"hub_offline": True}))
+    offline = connect(replace(worker.settings, hub_offline=True))
     assert list_revision(replace(worker, hub=offline.hub), MODEL, pulled.revision).files
     copied = push_missing(worker, pulled)
     assert copied is not None
@@ -335,7 +334,7 @@ def test_a_manifest_that_cannot_be_read_stops_nothing_that_is_shared(
 def test_a_note_that_a_model_was_renamed_hides_nothing_in_the_bucket(
     worker: Clients, bucket: Path, pulled_home: Path
 ) -> None:
-    (own,) = connect(worker.settings.model_copy(update={"volume": pulled_home / "models"})).volume.snapshots(MODEL)
+    (own,) = connect(replace(worker.settings, volume=pulled_home / "models")).volume.snapshots(MODEL)
     write_manifest(bucket, own)
     worker.volume.prepare()
     worker.volume.refs.remember_name(MODEL, ModelName.parse("evil/model"))

@@ -15,8 +15,7 @@ from paddock.lifecycle.upkeep.verify import verify_volume
 from paddock.model.source import Expected
 from paddock.settings import Settings
 from paddock.store.named_blobs import named_blobs
-from paddock.store.volume import Volume
-from paddock.store.volume.removal import ORPHAN_AGE_S
+from paddock.store.volume import ORPHAN_AGE_S, Volume
 from paddock.transfer.staging import create_seed, publish_seed
 from tests.support.stored_model import WEIGHTS, random_bytes
 from tests.support.stores import MODEL, SEGMENT_BYTES, A, B, id_of, manifest_of, publish

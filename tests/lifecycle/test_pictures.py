@@ -145,7 +145,7 @@ def test_variants_are_compared_with_the_one_reference(clients: Clients, snapshot
 def test_a_catalog_that_cannot_be_read_leaves_out_what_needs_prices(
     clients: Clients, snapshot: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = clients.settings.model_copy(update={"catalog": tmp_path / "missing.yaml"})
+    settings = replace(clients.settings, catalog=tmp_path / "missing.yaml")
     record_benchmark(clients, snapshot, BENCHMARK)
     assert names(plan_pictures(replace(clients, settings=settings), snapshot).drawings) == ["memory", "throughput"]
     assert "are not drawn: " in caplog.text

@@ -371,7 +371,7 @@ def test_weights_that_were_fetched_out_of_order_are_read_again(clients: Clients)
     assert [one.weights for one in acquired] == [()] * len(acquired)
     spoilt_digest = clients.volume.add_bytes(model_with_nan_weights())
     unseen = [
-        replace(one, file=one.file.model_copy(update={"sha256": spoilt_digest}), weights=None)
+        replace(one, file=replace(one.file, sha256=spoilt_digest), weights=None)
         if one.file.path.endswith(".gguf")
         else one
         for one in acquired

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -129,13 +130,11 @@ def test_a_published_template_is_kept_even_if_another_would_be_chosen_now(client
         clients.volume.add_bytes(content)
     digest = clients.volume.add_bytes(b"{# of an older Paddock #}")
     files = [
-        file.model_copy(update={"sha256": digest, "size": 25, "segments": ()})
-        if file.path == "chat_template.jinja"
-        else file
+        replace(file, sha256=digest, size=25, segments=()) if file.path == "chat_template.jinja" else file
         for file in pulled.manifest.files
         if file.path != "chat.paddock.json"
     ]
-    older = pulled.manifest.model_copy(update={"files": tuple(files), "template_sha256": digest})
+    older = replace(pulled.manifest, files=tuple(files), template_sha256=digest)
     clients.volume.publish(older)
     again = pull(clients, Reference(MODEL)).manifest
     assert again == older

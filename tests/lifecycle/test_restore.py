@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -105,23 +107,23 @@ def planted(clients: Clients, manifest: Manifest, path: str, content: bytes) -> 
     """Replace a file of the snapshot in S3, as an attacker with keys would."""
     other = SnapshotFile(path=path, size=len(content), sha256=put(clients, content))
     files = tuple(other if file.path == path else file for file in manifest.files)
-    write_manifest(clients, manifest.model_copy(update={"files": files, "quantization": "planted"}))
+    write_manifest(clients, replace(manifest, files=files, quantization="planted"))
 
 
-def write_manifest(clients: Clients, manifest: Manifest) -> None:
-    """Write a manifest in the place of its snapshot, which S3's store itself never does."""
+def write_manifest(clients: Clients, manifest: Manifest, text: str = "") -> None:
+    """Write a manifest, or another text, in the place of its snapshot, which S3's store itself never does."""
     assert clients.remote is not None
     key = f"snapshots/{MODEL.slug}/{manifest.revision}/{manifest.variant}.json"
     s3_objects(clients).client().put_object(
         Bucket=s3_objects(clients).bucket,
         Key=f"{clients.remote.label.split('/', 3)[3]}/{key}",
-        Body=manifest.to_json().encode(),
+        Body=(text or manifest.to_json()).encode(),
     )
 
 
 def with_segments(manifest: Manifest, segments: Callable[[SnapshotFile], tuple[SegmentDigest, ...]]) -> Manifest:
-    files = tuple(file.model_copy(update={"segments": segments(file)}) for file in manifest.files)
-    return manifest.model_copy(update={"files": files, "quantization": "of another"})
+    files = tuple(replace(file, segments=segments(file)) for file in manifest.files)
+    return replace(manifest, files=files, quantization="of another")
 
 
 def test_the_snapshot_promoted_in_s3_is_restored_and_promoted_without_the_hub(
@@ -225,8 +227,10 @@ def test_a_template_that_was_planted_in_the_bucket_is_not_restored(cached: Manif
 def test_a_manifest_with_more_digests_than_segments_is_refused(cached: Manifest) -> None:
     second = connect()
     assert second.remote is not None
-    wrong = tuple(file.model_copy(update={"segments": file.segments * 2}) for file in cached.files)
-    write_manifest(second, cached.model_copy(update={"files": wrong}))
+    document = json.loads(cached.to_json())
+    for file in document["files"]:
+        file["segments"] *= 2
+    write_manifest(second, cached, json.dumps(document))
     with pytest.raises(CorruptFile, match=r"has \d+ digests of its \d+ segments"):
         restore(PlainRunner(second), Reference(MODEL))
     assert second.volume.snapshots() == []
@@ -237,9 +241,7 @@ def test_the_digests_of_segments_are_computed_and_not_taken(
     cached: Manifest, cached_home: tuple[Path, Manifest, S3Client], kind: str
 ) -> None:
     second = connect()
-    path = connect(second.settings.model_copy(update={"volume": cached_home[0] / "models"})).volume.snapshot_path(
-        cached.id
-    )
+    path = connect(replace(second.settings, volume=cached_home[0] / "models")).volume.snapshot_path(cached.id)
 
     def others(file: SnapshotFile) -> tuple[SegmentDigest, ...]:
         if kind == "wrong ones":

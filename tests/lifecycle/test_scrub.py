@@ -21,7 +21,8 @@ from paddock.lifecycle.upkeep.verify import VolumeVerifier
 from paddock.model.artifact import Manifest
 from paddock.model.names import Sha256
 from paddock.store.blob_check import OutOfTime, Pace
-from paddock.store.volume.verifications import ON_VOLUME, in_remote
+from paddock.store.volume.layout import ON_VOLUME
+from paddock.store.volume.verifications import in_remote
 from tests.support.damage import flip
 from tests.support.stored_model import WEIGHTS, random_bytes, store_model, weights_of
 from tests.support.stores import SEGMENT_BYTES

@@ -222,7 +222,7 @@ def test_workers_share_their_results_and_none_replaces_a_better_one(
 
 
 def test_a_result_is_recorded_while_s3_does_not_answer(clients: Clients, manifest: Manifest) -> None:
-    settings = clients.settings.model_copy(update={"s3_uri": "s3://bucket/prefix"})
+    settings = replace(clients.settings, s3_uri="s3://bucket/prefix")
     without_a_server = connect(settings)
     record_benchmark(without_a_server, manifest, RELIABLE)
     record_benchmark(without_a_server, manifest, LATER)

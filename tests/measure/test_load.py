@@ -10,17 +10,17 @@ from pathlib import Path
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
 from infra.local.ports import start_on_free_ports
 from infra.local.service import Service
 from paddock.errors import BadSetting, ServerUnavailable
 from paddock.measure.load_test import LoadTest, Percentiles, is_loopback_host, run_load_test
 from paddock.serving.engine.llama_server import find_program
+from paddock.settings import Secret
 from tests.support.fixed_response import fixed_response_server
 from tests.support.http_server import QuietHandler, QuietServer, serving
 
-KEY = SecretStr("canaryCANARYcanary")
+KEY = Secret("canaryCANARYcanary")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_answers_that_are_not_streamed_have_no_gaps(server: str) -> None:
 
 def test_the_error_for_a_wrong_key_does_not_contain_the_key(server: str) -> None:
     with pytest.raises(ServerUnavailable, match="answered 401 to /models") as refused:
-        run_load_test(server, api_key=SecretStr("hunter2"))
+        run_load_test(server, api_key=Secret("hunter2"))
     assert "hunter2" not in str(refused.value)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from paddock.errors import CorruptFile, UnsafeName
 from paddock.model.artifact import Manifest, RecordedFinding, SnapshotFile, record_findings
@@ -135,7 +135,7 @@ def test_findings_are_recorded_as_unique_pairs_of_rule_and_severity() -> None:
 
 
 def test_a_manifest_is_immutable() -> None:
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(FrozenInstanceError):
         example().quantization = "Q2_K"  # type: ignore[misc]  # the point
 
 

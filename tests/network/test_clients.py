@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from pydantic import SecretStr
 
 from infra.local.hub import HubService, LocalHub, serve_hub
 from infra.local.s3 import S3Server
@@ -24,7 +24,7 @@ from paddock.errors import (
 )
 from paddock.hub import Hub, HubFile
 from paddock.model.names import ModelName
-from paddock.settings import Settings
+from paddock.settings import Secret, Settings
 from paddock.store.s3 import S3Objects, S3Options
 from paddock.transfer.backends import Backend
 from paddock.transfer.client import RangeClient
@@ -98,7 +98,7 @@ def test_listing_and_bytes_go_through_a_proxy_with_a_password(
     plain_hub: HubService, tmp_path: Path, setting: str, backend: Backend
 ) -> None:
     with forward_proxy(credentials=CREDENTIALS) as proxy:
-        fields = {setting: SecretStr(f"{QUOTED}@{proxy.netloc}")}
+        fields: dict[str, Any] = {setting: Secret(f"{QUOTED}@{proxy.netloc}")}
         fetch_both(Settings(hub_endpoint=plain_hub.address, **fields), tmp_path, backend)
         assert hosts(proxy) == {urlsplit(plain_hub.address).netloc, urlsplit(plain_hub.bytes_address).netloc}
         assert proxy.refused == 0
@@ -116,7 +116,7 @@ def test_tunnels_go_through_a_proxy_with_a_password(
         settings = Settings(
             hub_endpoint=tls_hub,
             requests_ca_bundle=authority.ca,
-            https_proxy=SecretStr(f"http://{QUOTED}@{proxy.netloc}"),
+            https_proxy=Secret(f"http://{QUOTED}@{proxy.netloc}"),
         )
         fetch_both(settings, tmp_path, backend)
         assert len(hosts(proxy)) == 2, "the Hub's and that of the bytes"
@@ -125,7 +125,7 @@ def test_tunnels_go_through_a_proxy_with_a_password(
 
 def test_a_proxy_is_reached_by_tls(tls_hub: str, authority: Authority, tmp_path: Path) -> None:
     with forward_proxy(credentials=CREDENTIALS, context=authority.server_context()) as proxy:
-        address = SecretStr(f"https://{QUOTED}@{proxy.netloc}")
+        address = Secret(f"https://{QUOTED}@{proxy.netloc}")
         fetch_both(Settings(hub_endpoint=tls_hub, ssl_cert_file=authority.ca, https_proxy=address), tmp_path)
         assert len(hosts(proxy)) == 2
 
@@ -136,7 +136,7 @@ def test_a_host_in_no_proxy_is_reached_directly(plain_hub: HubService, tmp_path:
     both = {urlsplit(plain_hub.address).netloc, urlsplit(plain_hub.bytes_address).netloc}
     with forward_proxy() as proxy:
         settings = Settings(
-            hub_endpoint=plain_hub.address, http_proxy=SecretStr(proxy.netloc), no_proxy=f"10.0.0.0/8, {direct}"
+            hub_endpoint=plain_hub.address, http_proxy=Secret(proxy.netloc), no_proxy=f"10.0.0.0/8, {direct}"
         )
         fetch_both(settings, tmp_path)
         assert hosts(proxy) == both - {direct}
@@ -158,7 +158,7 @@ def test_a_407_is_a_permanent_error_of_the_proxy(
 ) -> None:
     files = files_of(Settings(hub_endpoint=plain_hub.address))
     with forward_proxy(credentials=CREDENTIALS) as proxy:
-        address = SecretStr(f"http://{credentials}{proxy.netloc}")
+        address = Secret(f"http://{credentials}{proxy.netloc}")
         plain = Settings(hub_endpoint=plain_hub.address, http_proxy=address)
         tls = Settings(hub_endpoint=tls_hub, https_proxy=address, ssl_cert_file=authority.ca)
         through = Hub(plain).file(MODEL, files["model.gguf"].revision, files["model.gguf"].file)
@@ -182,7 +182,7 @@ def test_a_407_for_the_bytes_alone_names_the_proxy_and_is_not_retried(
     with forward_proxy(credentials=CREDENTIALS) as proxy:
         settings = Settings(
             hub_endpoint=tls_hub,
-            https_proxy=SecretStr(proxy.netloc),
+            https_proxy=Secret(proxy.netloc),
             no_proxy=urlsplit(tls_hub).netloc,
             ssl_cert_file=authority.ca,
         )
@@ -193,7 +193,7 @@ def test_a_407_for_the_bytes_alone_names_the_proxy_and_is_not_retried(
 
 def test_a_proxy_that_refuses_a_tunnel_names_the_host_and_no_proxy(tls_hub: str, authority: Authority) -> None:
     with forward_proxy() as proxy:
-        settings = Settings(hub_endpoint=tls_hub, https_proxy=SecretStr(proxy.netloc), ssl_cert_file=authority.ca)
+        settings = Settings(hub_endpoint=tls_hub, https_proxy=Secret(proxy.netloc), ssl_cert_file=authority.ca)
         proxy.tunnel_status = 403
         with pytest.raises(ProxyRefused, match=r"refuses to connect to 127\.0\.0\.1 \(status 403\)") as caught:
             Hub(settings).listing(MODEL)
@@ -205,7 +205,7 @@ def test_a_proxy_that_refuses_a_tunnel_names_the_host_and_no_proxy(tls_hub: str,
 
 def test_a_proxy_that_does_not_run_is_named(plain_hub: HubService, tls_hub: str) -> None:
     revision = files_of(Settings(hub_endpoint=plain_hub.address))["model.gguf"]
-    address = SecretStr("http://user:secret@127.0.0.1:9")
+    address = Secret("http://user:secret@127.0.0.1:9")
     for endpoint in (plain_hub.address, tls_hub):
         with pytest.raises(HubUnavailable, match=r"the proxy 127\.0\.0\.1:9 \(ALL_PROXY\)") as caught:
             Hub(Settings(hub_endpoint=endpoint, all_proxy=address)).listing(MODEL)
@@ -246,7 +246,7 @@ def test_certificates_that_cannot_be_read_are_an_error_of_the_first_request(
 
 def test_no_log_has_the_password(plain_hub: HubService, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with forward_proxy(credentials=CREDENTIALS) as proxy, caplog.at_level(logging.DEBUG):
-        address = SecretStr(f"{QUOTED}@{proxy.netloc}")
+        address = Secret(f"{QUOTED}@{proxy.netloc}")
         fetch_both(Settings(hub_endpoint=plain_hub.address, http_proxy=address), tmp_path)
     assert proxy.forwarded
     assert PASSWORD not in caplog.text
@@ -271,14 +271,14 @@ def keys(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]
     return use
 
 
-def objects(s3: S3Server, **settings: object) -> S3Objects:
+def objects(s3: S3Server, **settings: Any) -> S3Objects:
     return S3Objects(f"s3://{s3.bucket}/network", options=S3Options.of(Settings(**settings)))
 
 
 def test_s3_goes_through_the_proxy_unless_no_proxy_has_its_endpoint(s3: S3Server, keys: Callable[[str], None]) -> None:
     keys(s3.endpoint)
     with forward_proxy(credentials=CREDENTIALS) as proxy:
-        address = SecretStr(f"{QUOTED}@{proxy.netloc}")
+        address = Secret(f"{QUOTED}@{proxy.netloc}")
         store = objects(s3, http_proxy=address)
         store.put("one", b"1")
         assert hosts(proxy) == {urlsplit(s3.endpoint).netloc}
@@ -299,16 +299,16 @@ def test_a_407_of_s3_speaks_of_the_proxy(
         for endpoint in (s3.endpoint, tls):
             keys(endpoint)
             with pytest.raises(ProxyRefused, match=rf"the proxy {proxy.netloc} \(ALL_PROXY\) requires"):
-                objects(s3, all_proxy=SecretStr(proxy.netloc), ssl_cert_file=authority.ca).stat("one")
+                objects(s3, all_proxy=Secret(proxy.netloc), ssl_cert_file=authority.ca).stat("one")
     with pytest.raises(StoreUnavailable, match="ALL_PROXY"):
-        objects(s3, all_proxy=SecretStr("127.0.0.1:9")).stat("one")
+        objects(s3, all_proxy=Secret("127.0.0.1:9")).stat("one")
 
 
 def test_credentials_that_boto3_cannot_send_are_refused_by_name(s3: S3Server, keys: Callable[[str], None]) -> None:
     keys(s3.endpoint)
     for credentials in ("user", "user:pässword"):
         with pytest.raises(BadSetting, match="boto3 cannot send") as caught:
-            objects(s3, all_proxy=SecretStr(f"{credentials}@127.0.0.1:9")).stat("one")
+            objects(s3, all_proxy=Secret(f"{credentials}@127.0.0.1:9")).stat("one")
         assert "pässword" not in str(caught.value)
 
 

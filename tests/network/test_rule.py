@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -150,7 +151,7 @@ def test_any_text_is_a_no_proxy() -> None:
 def test_no_repr_has_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://user:{SECRET}@proxy:3128")
     configured = settings.load()
-    assert SECRET not in f"{configured!r} {configured.network!r} {configured.model_dump()}"
+    assert SECRET not in f"{configured!r} {configured.network!r} {asdict(configured)}"
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])

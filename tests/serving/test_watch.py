@@ -104,7 +104,7 @@ def server(watching: WatchingServer) -> WatchingServer:
 
 
 def test_a_sound_revision_is_kept_and_no_answer_is_dropped(server: WatchingServer) -> None:
-    settings = server.volume.clients.settings.model_copy(update={"watch_s": 0.2})
+    settings = replace(server.volume.clients.settings, watch_s=0.2)
     server.guard.guard = HistoryGuard(replace(server.volume.clients, settings=settings), Reference(MODEL))
     changes = len(server.volume.clients.volume.history(MODEL))
     with streaming(server.served.url, clients=1, max_tokens=2) as streams:
@@ -159,8 +159,7 @@ def test_a_nights_promotion_is_followed_without_a_dropped_answer_and_the_report_
     """The gates of these nights let everything through."""
     catalog = tmp_path / "catalog.yaml"
     catalog.write_bytes(catalog_of(f"model: {MODEL}, variant: Q8_0"))
-    update = {"hub_endpoint": hub.address, "catalog": catalog}
-    clients = connect(server.volume.clients.settings.model_copy(update=update))
+    clients = connect(replace(server.volume.clients.settings, hub_endpoint=hub.address, catalog=catalog))
 
     def night(content: bytes) -> tuple[Revision, Refreshed]:
         revision = Revision(hub.repository(str(MODEL)).commit({"tiny-Q8_0.gguf": content}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_publishing_the_same_files_again_keeps_the_first_manifest(store: Either,
     first = publish(store, A, {"model.gguf": b"same"}, scratch, age_s=0)
     findings = (RecordedFinding(rule="a rule", severity=Severity.WARN),)
     later = manifest_of(A, {"model.gguf": b"same"}, age_s=60)
-    store.publish(later.model_copy(update={"verdict": Verdict.WARN, "findings": findings, "paddock_version": "2"}))
+    store.publish(replace(later, verdict=Verdict.WARN, findings=findings, paddock_version="2"))
     assert store.snapshot(id_of(A)) == first
 
 

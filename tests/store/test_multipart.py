@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,8 +43,8 @@ def blob(tmp_path: Path) -> Path:
 FILE = file_of("m.gguf", CONTENT, segment_bytes=SEGMENT_BYTES)
 FILES = {
     "with segments": FILE,
-    "with those of a first manifest": FILE.model_copy(update={"segments": first_segments_of(CONTENT, SEGMENT_BYTES)}),
-    "without segments": FILE.model_copy(update={"segments": ()}),
+    "with those of a first manifest": replace(FILE, segments=first_segments_of(CONTENT, SEGMENT_BYTES)),
+    "without segments": replace(FILE, segments=()),
 }
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,7 @@ def test_links_of_our_own_change_nothing_that_is_known(volume: Volume, stored: M
     sha256 = stored.files[0].sha256
     small = file_of("config.json", b"{}")
     volume.add_bytes(b"{}")
-    other = stored.model_copy(update={"revision": B, "files": (small, *stored.files)})
+    other = replace(stored, revision=B, files=(small, *stored.files))
 
     def link() -> None:
         volume.publish(other)
@@ -184,7 +185,7 @@ def test_links_of_our_own_change_nothing_that_is_known(volume: Volume, stored: M
 
 def test_an_edit_before_a_link_of_our_own_is_found(volume: Volume, stored: Manifest) -> None:
     edits.in_place(volume.blob_path(stored.files[0].sha256), LARGE_BYTES // 3)
-    volume.publish(stored.model_copy(update={"revision": B}))
+    volume.publish(replace(stored, revision=B))
     assert not is_known(volume, stored)
     with pytest.raises(CorruptFile), open_stored(volume, stored):
         pass
@@ -252,7 +253,7 @@ class TestManifest:
         path = volume.snapshot_path(manifest.id) / "manifest.json"
         content = path.read_bytes()
         (path.parent / "m.gguf").unlink()
-        volume.publish(manifest.model_copy(update={"paddock_version": "2"}))
+        volume.publish(replace(manifest, paddock_version="2"))
         assert path.read_bytes() == content
         (record,) = (volume.root / ".paddock" / "published").rglob("*.json")
         assert record.read_bytes() == content

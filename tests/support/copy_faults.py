@@ -16,6 +16,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ _SURVIVED, _FAILED = 0, 1
 def clients_at(root: Path, prefix: str) -> Clients:
     """Clients of the volume at `root` and of a prefix in the bucket."""
     configured = settings.load()
-    changed = {"volume": root, "s3_uri": f"{configured.s3_uri}/{prefix}", "segment_bytes": SEGMENT_BYTES}
-    return connect(configured.model_copy(update=changed))
+    uri = f"{configured.s3_uri}/{prefix}"
+    return connect(replace(configured, volume=root, s3_uri=uri, segment_bytes=SEGMENT_BYTES))
 
 
 def published(clients: Clients) -> Manifest:

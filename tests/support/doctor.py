@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,8 +29,8 @@ def ready(here: Clients) -> Clients:
     return here
 
 
-def changed(clients: Clients, **settings: object) -> Clients:
-    return connect(Settings.model_validate({**dict(clients.settings), **settings}))
+def changed(clients: Clients, **settings: Any) -> Clients:
+    return connect(replace(clients.settings, **settings))
 
 
 def only(results: Sequence[CheckResult], name: str) -> CheckResult:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
-from pydantic import AliasChoices
-from pydantic.fields import FieldInfo
 
 from paddock.cli.main import app
 
@@ -70,9 +68,3 @@ def code(cell: str) -> str:
     """The code in a cell, or ""."""
     found = re.search(r"`([^`]+)`", cell)
     return found[1] if found else ""
-
-
-def variables(field: FieldInfo) -> list[str]:
-    """The environment variables of a setting."""
-    alias = field.validation_alias
-    return [str(one) for one in (alias.choices if isinstance(alias, AliasChoices) else [alias])]

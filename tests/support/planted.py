@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,8 +63,8 @@ def build(clients: Clients, home: Path) -> Manifest:
         }
         for revision in (B, A):
             manifest = manifest_of(revision, contents, model=model)
-            manifest = manifest.model_copy(
-                update={"template_sha256": file_of(TEMPLATE_FILE, TEMPLATE.encode()).sha256, "licence": "mit"}
+            manifest = replace(
+                manifest, template_sha256=file_of(TEMPLATE_FILE, TEMPLATE.encode()).sha256, licence="mit"
             )
             put_blobs(clients.volume, manifest, contents, home)
             clients.volume.publish(manifest)

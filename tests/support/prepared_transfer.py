@@ -46,8 +46,8 @@ class Prepared:
 def clients_of(volume: Volume, *, remote: bool = True) -> Clients:
     """Clients of the volume, and of the remote store in the directory beside it."""
     directory_store.ROOTS["remote"] = volume.root.parent / "remote"
-    changed = {"volume": volume.root, "s3_uri": None, "segment_bytes": SEGMENT_BYTES, "connections": 2}
-    clients = connect(settings.load().model_copy(update=changed))
+    configured = replace(settings.load(), volume=volume.root, s3_uri=None, segment_bytes=SEGMENT_BYTES, connections=2)
+    clients = connect(configured)
     store = directory_store.open_store("directory://remote/models", clients.settings) if remote else None
     return replace(clients, remote=store)
 

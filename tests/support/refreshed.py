@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from infra.local.hub.repositories import LocalHub
@@ -28,7 +29,7 @@ def promoted_model(
     """Commit files and a card to a repository, and publish and promote the files as a snapshot of that commit."""
     commit = Revision(hub.repository(name).commit({**CARD, **files}))
     manifest = manifest_of(commit, dict(files), model=ModelName.parse(name), variant=variant)
-    manifest = manifest.model_copy(update={"engine_version": engine})
+    manifest = replace(manifest, engine_version=engine)
     put_blobs(volume, manifest, dict(files), Path())
     volume.publish(manifest)
     volume.promote(manifest.id, reason="by a test", default=default)

@@ -78,7 +78,6 @@ def manifest_of(
 ) -> Manifest:
     """The manifest of files with these contents; no blob is stored. It was created `age_s` seconds after START."""
     return Manifest(
-        schema=2,
         repository=str(model),
         revision=revision,
         variant=variant,

@@ -152,7 +152,7 @@ FAILING: dict[str, tuple[Callable[[], Table], str, Severity]] = {
         Severity.REJECT,
     ),
     "a template that Paddock did not make": (
-        lambda: tables.files(manifest().model_copy(update={"template_sha256": DIGESTS[1]}), listing()),
+        lambda: tables.files(replace(manifest(), template_sha256=DIGESTS[1]), listing()),
         "Each file is listed on the Hub or was made by Paddock",
         Severity.REJECT,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_a_changed_byte_is_found_and_its_segment_named(path: Path, *, first: boo
     data = bytearray(tiny_llama().to_bytes())
     file = stored(path, bytes(data))
     if first:
-        file = file.model_copy(update={"segments": first_segments_of(bytes(data), SEGMENT_BYTES)})
+        file = replace(file, segments=first_segments_of(bytes(data), SEGMENT_BYTES))
     data[2 * SEGMENT_BYTES + 7] ^= 1
     data[-1] ^= 1
     path.write_bytes(data)

@@ -9,10 +9,10 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from paddock.errors import BlobMissing, CorruptFile, PaddockError, TransferInterrupted, TransferRefused
-from paddock.gguf.streaming_scan import StreamingWeightsScan
 from paddock.lifecycle.acquire.lease_wait import fetch_once
 from paddock.lifecycle.acquire.plan import origin_beyond_volume
 from paddock.lifecycle.acquire.reuse import NOTHING_SEEDED, seed_from_stored
@@ -34,6 +34,9 @@ from paddock.transfer.digest import verify_file
 from paddock.transfer.fetch import fetch, remove_leftovers
 from paddock.transfer.options import Options
 from paddock.transfer.progress import OnProgress, Progress
+
+if TYPE_CHECKING:
+    from paddock.gguf.streaming_scan import StreamingWeightsScan
 
 _REMOTE_SPAN_BYTES = 16 * 1024 * 1024
 """The size of a range request to a remote store. Amazon advises 8 to 16 MiB, and SeaweedFS reads chunks of 8 MiB. A
@@ -270,7 +273,11 @@ def _fetched(context: _FetchContext, source: Source, origin: Origin) -> Acquired
 
 def _weights_scan(planned: PlannedFile) -> StreamingWeightsScan | None:
     """A scan of a GGUF's weights while it is streamed; None for other files."""
-    return StreamingWeightsScan(planned.file.size) if is_gguf(planned.file.path) else None
+    if not is_gguf(planned.file.path):
+        return None
+    from paddock.gguf.streaming_scan import StreamingWeightsScan  # numpy, for weights alone
+
+    return StreamingWeightsScan(planned.file.size)
 
 
 def _drop(remote: RemoteStore, digest: Sha256) -> None:
@@ -300,7 +307,7 @@ def _stored(context: _FetchContext, digest: Sha256) -> Acquired:
         if is_known and manifest.segment_bytes == context.segment_bytes and not _has_weak_weights(manifest, file):
             with volume.reading_blob(digest) as path:
                 repair.check_first_segment(path, file, segment_bytes=context.segment_bytes)
-            return Acquired(file.model_copy(update={"path": planned.file.path}), "volume", 0)
+            return Acquired(replace(file, path=planned.file.path), "volume", 0)
     weights = _weights_scan(planned)
     on_block = weights.feed if weights else None
     with volume.reading_blob(digest) as path:

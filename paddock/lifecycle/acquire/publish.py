@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -166,7 +166,7 @@ def _derived(clients: Clients, path: str, text: str) -> SnapshotFile:
             clients.volume.quarantine(digest)
         clients.volume.add_bytes(content)
     repair.finish(clients.volume, digest)
-    return described.model_copy(update={"segments": _segments(clients, described)})
+    return replace(described, segments=_segments(clients, described))
 
 
 def _is_whole(clients: Clients, file: SnapshotFile) -> bool:

@@ -20,6 +20,7 @@ from paddock.model.finding import Verdict, verdict_of
 from paddock.model.quantization import group_shards, local_files, split_count
 from paddock.model.reference import SnapshotId
 from paddock.planning.file_selection import require_gguf
+from paddock.timings import phase
 from paddock.validation.audit import Audit, audit_set
 
 
@@ -64,7 +65,8 @@ def _audit_local(path: Path, *, deep: bool) -> Audit:
     directory = first.parent
     sets = group_shards(local_files(directory)) if split_count(first.name) > 1 else []
     names = next((gguf.paths for gguf in sets if first.name in gguf.paths), (first.name,))
-    return audit_paths([(name, directory / name) for name in names], deep=deep)
+    with phase("audit"):
+        return audit_paths([(name, directory / name) for name in names], deep=deep)
 
 
 def _audit_on_hub(clients: Clients, source: HubSource, *, deep: bool) -> tuple[str, Audit]:
@@ -75,7 +77,7 @@ def _audit_on_hub(clients: Clients, source: HubSource, *, deep: bool) -> tuple[s
     models = source_from_listing(clients, listing, files=files, variant=source.variant)
     model = best_sound_model(models)
     for open_shards in models.openers:
-        with open_shards(model) as shards:
+        with phase("audit"), open_shards(model) as shards:
             audit = audit_set(shards, names=model.paths, knows_architecture=knows_architecture, deep=deep)
         if audit.verdict is not Verdict.REJECT:
             break  # else it may be a damaged copy of ours, and the last one is not ours

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from typing import TYPE_CHECKING
 
 from paddock.engine.oracle import MARGIN_BYTES, measure_memory
 from paddock.engine.parameters import Parameters
@@ -17,13 +18,15 @@ from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
-from paddock.measure.benchmark_report import Benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine
 from paddock.model.units import human_bytes
 from paddock.planning.drift import KEPT_LOADS, MeasuredLoad, margin_bytes
 from paddock.untrusted.json_text import parse_json
 from paddock.untrusted.records import check_record
+
+if TYPE_CHECKING:
+    from paddock.measure.benchmark_report import Benchmark
 
 _LOG = logging.getLogger(__name__)
 _MAX_NOTE_BYTES = 1024 * 1024

@@ -18,6 +18,7 @@ from paddock.model.finding import Finding, Severity
 from paddock.model.names import printable
 from paddock.model.quantization import GgufSet
 from paddock.planning.footprint import Footprint, footprint
+from paddock.timings import phase
 from paddock.transfer.ranges import RangeReader
 from paddock.validation.audit import ModelFacts, audit_set
 from paddock.validation.compatibility import EngineRequirements, engine_requirements
@@ -72,7 +73,7 @@ def read_model_header(source: ModelSource, model: GgufSet) -> ModelHeader:
 
 
 def _read_header(name: str, model: GgufSet, open_shards: ShardOpener) -> ModelHeader:
-    with open_shards(model) as shards:
+    with phase("header"), open_shards(model) as shards:
         audit = audit_set(shards, names=model.paths, knows_architecture=knows_architecture)
         require_accepted(name, audit.verdict, audit.findings)
         headers = [read_header(shard) for shard in shards]

@@ -13,16 +13,18 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from paddock.errors import BadCatalog, BadSetting, NoPermission, NoSuchFile, NotEnoughDisk, PaddockError
-from paddock.lifecycle.catalog.check import MAX_BYTES, Catalog, CheckedCatalog, check_catalog
-from paddock.lifecycle.catalog.stored_object import CatalogObject
 from paddock.settings import Settings
 from paddock.settings.values import parse_catalog_place
 from paddock.store import durable
 from paddock.untrusted.content import UnusableContent
 from paddock.untrusted.files import read_head
+
+if TYPE_CHECKING:
+    from paddock.lifecycle.catalog.check import Catalog, CheckedCatalog
+    from paddock.lifecycle.catalog.stored_object import CatalogObject
 
 DEFAULT_PATH: Final = Path("infra/catalog.yaml")
 _MAKE_ONE: Final = "`paddock catalog add MODEL` makes one"
@@ -34,7 +36,11 @@ def catalog_place(settings: Settings, named: str | None = None) -> Path | Catalo
         place = settings.catalog if named is None else parse_catalog_place(named)
     except ValueError as error:
         raise BadSetting(f"the place of the catalog is not usable: {error}", cure="correct it") from None
-    return CatalogObject(place, settings) if isinstance(place, str) else place or DEFAULT_PATH
+    if not isinstance(place, str):
+        return place or DEFAULT_PATH
+    from paddock.lifecycle.catalog.stored_object import CatalogObject
+
+    return CatalogObject(place, settings)
 
 
 def load_catalog(settings: Settings) -> Catalog | None:
@@ -59,13 +65,17 @@ def require_catalog(settings: Settings, named: str | None = None) -> Catalog:
 def read_catalog(place: Path | CatalogObject) -> CheckedCatalog:
     """Read and check a catalog. Raises as `load_catalog`, but for its problems; and BadCatalog for what is not a
     file."""
-    content = place.read() if isinstance(place, CatalogObject) else read_content(place)
+    from paddock.lifecycle.catalog.check import check_catalog
+
+    content = read_content(place) if isinstance(place, Path) else place.read()
     return check_catalog(content, str(place))
 
 
 def read_content(path: Path) -> bytes:
     """The content of a catalog's file, or the beginning of one that is too large. Raises NoSuchFile, NoPermission, and
     BadCatalog for what is not a file."""
+    from paddock.lifecycle.catalog.check import MAX_BYTES
+
     try:
         return read_head(path, max_bytes=MAX_BYTES + 1, follow=True)
     except UnusableContent as error:

@@ -10,21 +10,20 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from paddock.errors import PaddockError
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.dossier.compose import compose
-from paddock.lifecycle.dossier.document import DossierDocument
-from paddock.lifecycle.dossier.facts import gather
-from paddock.lifecycle.dossier.page import markdown
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.retries import Kind
-from paddock.lifecycle.run.pictures import draw_pictures
 from paddock.lifecycle.steps import step
 from paddock.model.artifact import Manifest
 from paddock.model.names import Sha256
 from paddock.model.reference import Reference
 from paddock.store.protocol import has_snapshot
+
+if TYPE_CHECKING:
+    from paddock.lifecycle.dossier.document import DossierDocument
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,6 +44,9 @@ class Dossier:
 def write_dossier(clients: Clients, manifest: Manifest) -> Dossier:
     """Draw the pictures, compose the dossier, and write it to the reports of the volume, and of the remote store if
     that has the snapshot."""
+    from paddock.lifecycle.dossier.page import markdown
+    from paddock.lifecycle.run.pictures import draw_pictures
+
     draw_pictures(clients, manifest)
     document = read_dossier(clients, manifest)
     page, value = markdown(document), document.to_json()
@@ -58,6 +60,9 @@ def write_dossier(clients: Clients, manifest: Manifest) -> Dossier:
 
 def read_dossier(clients: Clients, manifest: Manifest) -> DossierDocument:
     """Compose the dossier from what is known now."""
+    from paddock.lifecycle.dossier.compose import compose
+    from paddock.lifecycle.dossier.facts import gather
+
     return compose(gather(clients, manifest))
 
 

@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paddock.errors import UnsafeName
-from paddock.lifecycle.catalog import Catalog, load_catalog
+from paddock.lifecycle.catalog import load_catalog
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.eviction.plan import BlobFacts, SnapshotFacts, VolumeFacts
 from paddock.lifecycle.promote.retention import RetainedSnapshot
@@ -21,6 +22,9 @@ from paddock.model.reference import SnapshotId
 from paddock.store.durable import disk_errors_in, names, statuses
 from paddock.store.history import Promoted, Promotion
 from paddock.store.volume import ORPHAN_AGE_S, RECENT_S, BlobStatus
+
+if TYPE_CHECKING:
+    from paddock.lifecycle.catalog import Catalog
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from paddock.lifecycle.catalog import load_catalog
-from paddock.lifecycle.catalog.entry import GateName
 from paddock.lifecycle.clients import Clients
 from paddock.model.reference import SnapshotId
+
+if TYPE_CHECKING:
+    from paddock.lifecycle.catalog.entry import GateName
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from paddock.model.names import ModelName, Revision
 from paddock.model.reference import Reference, SnapshotId, Variant
 from paddock.store.history import Promoted, Promotion
 from paddock.store.protocol import RemoteStore, has_snapshot
-from paddock.store.volume import PendingRemoteUpdates
+from paddock.store.volume.remote_updates import PendingRemoteUpdates
 
 log = logging.getLogger(__name__)
 

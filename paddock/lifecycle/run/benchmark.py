@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from paddock.engine.oracle import Memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration
@@ -25,7 +23,6 @@ from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run import tune as tuning
-from paddock.lifecycle.run.pictures import draw_pictures
 from paddock.lifecycle.run.stored_benchmarks import BENCHMARK, read_benchmark, record_benchmark, share_benchmarks
 from paddock.lifecycle.steps import Runner, step
 from paddock.lifecycle.uses import share_usage, timed_use
@@ -38,6 +35,7 @@ from paddock.measure.tuning import BUDGET_S, Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
 from paddock.planning.plan import PlanRequest
+from paddock.settings import Secret
 from paddock.store.open_snapshot import OpenSnapshot
 
 _LOG = logging.getLogger(__name__)
@@ -75,6 +73,8 @@ def measure(
     (benchmark, tuning). `pool` is the Prefect work pool of this worker.
 
     Raises ConflictingConfiguration, before anything is loaded, for what cannot be done with the model's kind."""
+    from paddock.lifecycle.run.pictures import draw_pictures
+
     tuned = runner.run(tune, manifest, context_tokens, budget_s=budget_s) if tune_first else None
     measured = runner.run(benchmark, manifest, context_tokens, roleplay=roleplay, pool=pool)
     runner.run(draw_pictures, manifest, measured)
@@ -183,9 +183,11 @@ def read_shared_benchmark(clients: Clients, manifest: Manifest) -> Benchmark | N
 
 
 def measure_server(
-    clients: Clients, manifest: Manifest, measured: Benchmark, url: str, *, api_key: SecretStr | None
+    clients: Clients, manifest: Manifest, measured: Benchmark, url: str, *, api_key: Secret | None
 ) -> Benchmark:
     """Run a load test against a server of the model, and add its result to the report of the benchmark."""
+    from paddock.lifecycle.run.pictures import draw_pictures
+
     load_test: LoadTest = run_load_test(url, api_key=api_key)
     measured = replace(measured, http=load_test)
     record_benchmark(clients, manifest, measured)

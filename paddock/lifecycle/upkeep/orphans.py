@@ -10,7 +10,7 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
 from paddock.model.units import counted, human_bytes
-from paddock.store.volume.removal import ORPHAN_AGE_S
+from paddock.store.volume import ORPHAN_AGE_S
 
 
 @dataclass(frozen=True, slots=True)

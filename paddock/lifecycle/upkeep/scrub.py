@@ -30,7 +30,8 @@ from paddock.lifecycle.upkeep.verify_remote import RemoteVerifier
 from paddock.model.units import human_bytes
 from paddock.store.blob_check import OutOfTime, Pace, Start
 from paddock.store.named_blobs import NamedBlob
-from paddock.store.volume.verifications import ON_VOLUME, ScrubProgress
+from paddock.store.volume.layout import ON_VOLUME
+from paddock.store.volume.verifications import ScrubProgress
 
 _SAVE_EVERY_S = 3.0
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)

@@ -26,7 +26,7 @@ from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import SnapshotId
 from paddock.store.blob_check import FROM_THE_START, SOUND, BlobCheck, Pace, Start
 from paddock.store.named_blobs import NamedBlob, named_blobs
-from paddock.store.volume.verifications import ON_VOLUME
+from paddock.store.volume.layout import ON_VOLUME
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from paddock.confinement import ConfinementPolicy, confine, landlock, places
+from paddock.confinement import landlock, places
 from paddock.confinement.landlock import Rule
 from paddock.confinement.limits import limit_process
+from paddock.confinement.policy import ConfinementPolicy, confine
 
 
 def main() -> NoReturn:

@@ -23,10 +23,8 @@
 """
 
 from paddock.store.usage import Usage
-from paddock.store.volume.blobs import BlobStatus
+from paddock.store.volume.blobs import ORPHAN_AGE_S, RECENT_S, BlobStatus
 from paddock.store.volume.promotions import Promotions
-from paddock.store.volume.remote_updates import PendingRemoteUpdates
-from paddock.store.volume.removal import ORPHAN_AGE_S, RECENT_S
 from paddock.store.volume.stored_snapshot import StoredSnapshot
 from paddock.store.volume.volume import Volume
 
@@ -34,7 +32,6 @@ __all__ = [
     "ORPHAN_AGE_S",
     "RECENT_S",
     "BlobStatus",
-    "PendingRemoteUpdates",
     "Promotions",
     "StoredSnapshot",
     "Usage",

@@ -13,13 +13,11 @@ Methods raise OSError as it comes; `Volume` maps it.
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from dataclasses import dataclass
-from hashlib import sha256 as sha256_of
 from pathlib import Path
 
 from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, UnsafeName
@@ -36,6 +34,13 @@ from paddock.store.durable import (
 from paddock.store.volume.file_states import FileStates
 from paddock.store.volume.layout import Layout
 from paddock.untrusted.files import open_regular
+
+ORPHAN_AGE_S = 7 * 24 * 3600.0
+"""How long a blob that no snapshot names is kept: it may be a shard of a download that goes on after a weekend."""
+
+RECENT_S = 3600.0
+"""How long after its publication a snapshot is not evicted: who published it may be about to promote it. As long after
+it was written or renewed, a blob is not freed by an eviction: it may be about to be published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,8 @@ class Blobs:
         return blob
 
     def add_bytes(self, content: bytes) -> Sha256:
+        from hashlib import sha256 as sha256_of
+
         sha256 = Sha256(sha256_of(content).hexdigest())
         if not self.has(sha256, len(content)):
             staged = staging_name(self._layout.make_directory(self._layout.partial))
@@ -112,7 +119,7 @@ class Blobs:
 
     def quarantine(self, sha256: Sha256) -> Path:
         """As `Volume.quarantine`."""
-        target = self._layout.make_directory(self._layout.quarantine) / f"{sha256}-{secrets.token_hex(4)}"
+        target = self._layout.make_directory(self._layout.quarantine) / f"{sha256}-{os.urandom(4).hex()}"
         blob = self._layout.blob(sha256)
         try:
             self._layout.check_directory(blob.parent)
@@ -124,7 +131,7 @@ class Blobs:
 
     def keep_damaged(self, path: Path, sha256: Sha256) -> None:
         """Link a snapshot's damaged file into the quarantine, where its blob is gone."""
-        target = self._layout.make_directory(self._layout.quarantine) / f"{sha256}-{secrets.token_hex(4)}"
+        target = self._layout.make_directory(self._layout.quarantine) / f"{sha256}-{os.urandom(4).hex()}"
         os.link(path, target, follow_symlinks=False)
 
     def add_link(self, path: Path, sha256: Sha256, size: int) -> None:

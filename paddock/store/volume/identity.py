@@ -5,8 +5,8 @@ Host names and paths do not serve for it: several hosts may mount one volume, an
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 
 from paddock.store.durable import disk_errors, remove, rename_noreplace, staging_name, write_new
 from paddock.store.volume.layout import Layout
@@ -29,7 +29,7 @@ class Identity:
             remove(path)  # what is no name
             staged = staging_name(self._layout.make_directory(self._layout.private))
             try:
-                write_new(staged, secrets.token_hex(8).encode())
+                write_new(staged, os.urandom(8).hex().encode())
                 rename_noreplace(staged, path)
             except FileExistsError:  # another process made it
                 continue

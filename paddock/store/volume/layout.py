@@ -17,6 +17,9 @@ from paddock.store.durable import names, sync_directory
 from paddock.store.manifests import check_report_name
 from paddock.untrusted.files import read_regular
 
+ON_VOLUME = "volume"
+"""The place of a blob's copy on the volume, in the names of records."""
+
 
 class Layout:
     """The paths below `root`, and how to read there. Only `make_directory` writes."""

@@ -36,10 +36,9 @@ from paddock.store import durable
 from paddock.store.durable import STAGING_PREFIX, STALE_S, disk_errors
 from paddock.store.volume.blobs import Blobs
 from paddock.store.volume.file_states import FILES
-from paddock.store.volume.layout import Layout
+from paddock.store.volume.layout import ON_VOLUME, Layout
 from paddock.store.volume.links import PromotedLinks
 from paddock.store.volume.snapshots import Snapshots
-from paddock.store.volume.verifications import ON_VOLUME
 from paddock.transfer.staging import StagingDirectory, take_abandoned
 from paddock.untrusted.content import UnusableContent
 from paddock.untrusted.files import open_regular

@@ -12,10 +12,13 @@ used, but nothing in its manifest is relied on: all of its files are read and au
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
-from hashlib import sha256 as sha256_of
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from paddock.model.artifact import MANIFEST_MAX_BYTES
 from paddock.model.reference import SnapshotId
@@ -86,4 +89,14 @@ class PublishedManifests:
 
 
 def _name(content: bytes) -> str:
-    return f"{sha256_of(content).hexdigest()}.json"
+    return f"{_sha256()(content).hexdigest()}.json"
+
+
+@cache
+def _sha256() -> Callable[[bytes], Any]:
+    """Python's own sha256, as `random` takes it: hashlib loads OpenSSL, which takes a twentieth of `paddock ls`."""
+    for module in ("_sha2", "_sha256", "hashlib"):  # of Python 3.12 on, of 3.11, and of one that has neither
+        with suppress(ImportError):
+            implementation: Callable[[bytes], Any] = import_module(module).sha256
+            return implementation
+    raise AssertionError("hashlib has sha256")

@@ -18,7 +18,7 @@ from paddock.model.units import human_time
 from paddock.store import durable
 from paddock.store.durable import disk_errors
 from paddock.store.history import Promoted
-from paddock.store.volume.blobs import Blobs
+from paddock.store.volume.blobs import ORPHAN_AGE_S, Blobs
 from paddock.store.volume.file_states import FileStates
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
@@ -28,13 +28,6 @@ from paddock.store.volume.promotions import Promotions
 from paddock.store.volume.published import PublishedManifests
 from paddock.store.volume.serve_leases import ServeLeases
 from paddock.store.volume.snapshots import Snapshots
-
-ORPHAN_AGE_S = 7 * 24 * 3600.0
-"""How long a blob that no snapshot names is kept: it may be a shard of a download that goes on after a weekend."""
-
-RECENT_S = 3600.0
-"""How long after its publication a snapshot is not evicted: who published it may be about to promote it. As long after
-it was written or renewed, a blob is not freed by an eviction: it may be about to be published."""
 
 log = logging.getLogger(__name__)
 

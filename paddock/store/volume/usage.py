@@ -20,7 +20,6 @@ import errno
 import logging
 import os
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -50,9 +49,8 @@ MONTHS = 24
 """How many months with a use are kept, in addition to the days of this one."""
 
 log = logging.getLogger(__name__)
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-_MONTH = re.compile(r"(\d{4}-\d{2})\.jsonl")
-_ID = re.compile(r"[0-9a-f]{16}")
+_DAY = r"\d{4}-\d{2}-\d{2}"
+_MONTH = r"(\d{4}-\d{2})\.jsonl"
 _SETTLED = timedelta(days=2)
 """After this time no worker writes to a day's file any more, even if clocks differ."""
 _READS = 3
@@ -126,8 +124,8 @@ class UsageRecords:
         if not found:
             return
         self._layout.check_directory(self._directory)
-        months = {match[1] for name in found if (match := _MONTH.fullmatch(name))}
-        days = [name for name in found if _DAY.fullmatch(name)]
+        months = {match[1] for name in found if (match := re.fullmatch(_MONTH, name))}
+        days = [name for name in found if re.fullmatch(_DAY, name)]
         for month in sorted({day[:7] for day in days}):
             if month < settled.isoformat()[:7]:
                 self._condense_month(month, [day for day in days if day[:7] == month], exists=month in months)
@@ -151,11 +149,11 @@ class UsageRecords:
 
     def _files(self, found: list[str]) -> Iterator[Path]:
         """The files that count, of the names in the directory."""
-        months = {match[1] for name in found if (match := _MONTH.fullmatch(name))}
+        months = {match[1] for name in found if (match := re.fullmatch(_MONTH, name))}
         for name in found:
-            if _MONTH.fullmatch(name):
+            if re.fullmatch(_MONTH, name):
                 yield self._directory / name
-            elif _DAY.fullmatch(name) and name[:7] not in months:
+            elif re.fullmatch(_DAY, name) and name[:7] not in months:
                 yield from self._day_files(name)
 
     def _day_files(self, day: str) -> Iterator[Path]:
@@ -218,7 +216,7 @@ class UsageRecords:
 
 def this_host() -> str:
     """The name of this machine, as the name of a worker."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+|\.{2,}", "-", socket.gethostname())
+    name = re.sub(r"[^A-Za-z0-9_.-]+|\.{2,}", "-", os.uname().nodename)
     return name[:63].strip("._-") or "unknown"
 
 

@@ -25,12 +25,11 @@ from typing import Any
 from paddock.model.names import Sha256
 from paddock.store.durable import disk_errors, write_atomically
 from paddock.store.manifests import check_report_name
-from paddock.store.volume.layout import Layout
+from paddock.store.volume.layout import ON_VOLUME, Layout
 from paddock.untrusted.content import UnusableContent
 from paddock.untrusted.fields import count_field, text_field, time_field
 from paddock.untrusted.json_text import parse_object
 
-ON_VOLUME = "volume"
 _MAX_BYTES = 1024 * 1024
 _CLOCKS_DIFFER = timedelta(days=1)
 

@@ -18,75 +18,20 @@ from paddock.store import durable
 from paddock.store.durable import disk_errors, disk_errors_in
 from paddock.store.history import Promoted, Promotion
 from paddock.store.protocol import Store
-from paddock.store.volume.blobs import Blobs, BlobStatus
-from paddock.store.volume.counters import WorkerCounters
-from paddock.store.volume.disk import Disk
-from paddock.store.volume.documents import DocsPages, Notes, Reports, TuningRecords
-from paddock.store.volume.file_states import RECORDED_BYTES, FileStates
-from paddock.store.volume.identity import Identity
-from paddock.store.volume.layout import Layout
-from paddock.store.volume.links import PromotedLinks
-from paddock.store.volume.orphans import OrphanSearch
-from paddock.store.volume.pins import Pins
-from paddock.store.volume.promotions import Promotions
-from paddock.store.volume.published import PublishedManifests
+from paddock.store.volume.blobs import ORPHAN_AGE_S, RECENT_S, BlobStatus
+from paddock.store.volume.file_states import RECORDED_BYTES
+from paddock.store.volume.layout import ON_VOLUME
+from paddock.store.volume.parts import VolumeParts
 from paddock.store.volume.recording import recording
-from paddock.store.volume.refs import RememberedRefs
-from paddock.store.volume.remote_updates import RemoteUpdates
-from paddock.store.volume.removal import ORPHAN_AGE_S, RECENT_S, Removal
-from paddock.store.volume.serve_leases import ServeLeases
-from paddock.store.volume.snapshots import Snapshots, StoredManifest
-from paddock.store.volume.space import Space
+from paddock.store.volume.snapshots import StoredManifest
 from paddock.store.volume.stored_snapshot import StoredSnapshot
-from paddock.store.volume.usage import UsageRecords, this_host
-from paddock.store.volume.verifications import ON_VOLUME, Verifications
-from paddock.store.volume.work_lock import WorkLock
 
 
-class Volume(Store):
-    """The constructor touches no file. Call `prepare` before the first write. `worker` is the name of this machine in
-    usage records, by default its host name.
+class Volume(VolumeParts, Store):
+    """Call `prepare` before the first write.
 
     Every method raises the errors of `paddock.errors`, and no OSError.
     """
-
-    def __init__(self, root: Path, *, worker: str | None = None) -> None:
-        self.root = root
-        self._layout = Layout(root)
-        self.file_states = FileStates(self._layout)
-        self.published = PublishedManifests(self._layout)
-        self._blobs = Blobs(self._layout, self.file_states)
-        self._snapshots = Snapshots(self._layout, self._blobs, self.file_states, self.published)
-        self.links = PromotedLinks(self._layout)
-        self.promotions = Promotions(self._layout, self._snapshots, self.links)
-        self.remote_updates = RemoteUpdates(self._layout)
-        self.pins = Pins(self._layout, self._snapshots)
-        self.refs = RememberedRefs(self._layout)
-        self.usage = UsageRecords(self._layout, worker or this_host())
-        self.counters = WorkerCounters(self._layout, self.usage.worker)
-        self.verifications = Verifications(self._layout)
-        self.reports = Reports(self._layout)
-        self.notes = Notes(self._layout)
-        self.tuning = TuningRecords(self._layout)
-        self.docs = DocsPages(self._layout)
-        self.disk = Disk(self._layout)
-        self.space = Space(self._layout)
-        self.maintenance_lock, self.refresh_lock = (WorkLock(self._layout, work) for work in ("maintenance", "refresh"))
-        self.identity = Identity(self._layout)
-        self._leases = ServeLeases(self._layout, self._snapshots, self.usage)
-        self.orphans = OrphanSearch(self._layout, self._blobs, self._snapshots, self.links)
-        self._removal = Removal(
-            self._layout,
-            blobs=self._blobs,
-            snapshots=self._snapshots,
-            states=self.file_states,
-            published=self.published,
-            links=self.links,
-            promotions=self.promotions,
-            pins=self.pins,
-            leases=self._leases,
-            orphans=self.orphans,
-        )
 
     def __repr__(self) -> str:
         return f"Volume({str(self.root)!r})"

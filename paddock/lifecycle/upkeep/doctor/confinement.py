@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from paddock.confinement import Confinement
+from paddock.confinement.policy import Confinement
 from paddock.engine.facts import describe_confinement
 from paddock.errors import PaddockError
 from paddock.lifecycle.clients import Clients

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -47,7 +47,7 @@ def check_s3(clients: Clients, *, now: Now = utc_now) -> Sequence[CheckResult]:
     settings = clients.settings
     if settings.s3_uri is None:
         return [CheckResult("S3", True, "not used: PADDOCK_S3_URI is not set")]
-    hasty = settings.model_copy(update={"stall_s": min(_TIMEOUT_S, settings.stall_s)})
+    hasty = replace(settings, stall_s=min(_TIMEOUT_S, settings.stall_s))
     try:
         remote = open_remote_store(settings.s3_uri, hasty)
         remote.check()
