@@ -18,6 +18,8 @@ path on the volume (`paddock.cli.model_argument`); a SOURCE is one of these, or 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import signal
 import sys
@@ -54,6 +56,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 def main() -> NoReturn:
     """Run the command line, and exit with the status of the result."""
+    atexit.register(gc.freeze)  # else Python searches all modules for garbage at its exit: an eighth of a short command
     if sys.stdout is None:  # its descriptor is closed, and the next file that is opened would get its number
         sys.exit(report_failure(False, "", "stdout is closed", "open it, or redirect it to /dev/null", 1))
     if isinstance(sys.stdout, TextIOWrapper):

@@ -17,14 +17,11 @@ from typing import Final, Protocol
 from paddock.engine.facts import engine_version
 from paddock.errors import CorruptFile, DoesNotFit, GateNotPassed
 from paddock.lifecycle import reports
-from paddock.lifecycle.assess.data_docs import write_data_docs
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossier
 from paddock.lifecycle.gate_reports import GATES, read_gates, record_gates
-from paddock.lifecycle.promote.compare import CONTEXT_TOKENS, compare
 from paddock.lifecycle.promote.gate_rules import GateRules, gate_rules
 from paddock.lifecycle.retries import Kind
-from paddock.lifecycle.run.benchmark import plan_of
 from paddock.lifecycle.steps import Runner, step
 from paddock.measure.gate_report import Gate, GateReport
 from paddock.model.artifact import Manifest
@@ -180,6 +177,8 @@ def compare_with_promoted(
         context_tokens=request.context,
         roleplay=request.profile == "roleplay",
     )
+    from paddock.lifecycle.assess.data_docs import write_data_docs
+
     report = comparer(manifest, check.replaced, rules)
     runner.run(write_data_docs, manifest)
     return report
@@ -200,6 +199,8 @@ def in_process(runner: Runner, *, target: str = THIS_MACHINE) -> Comparer:
 
 def compare_here(runner: Runner, candidate: Manifest, promoted: Manifest | None, rules: GateRules) -> GateReport:
     """Compare on this machine, by rules. `promoted` as in `compare`."""
+    from paddock.lifecycle.promote.compare import compare  # half of Paddock, which a first pull does not need
+
     return runner.run(
         compare,
         candidate,
@@ -212,6 +213,9 @@ def compare_here(runner: Runner, candidate: Manifest, promoted: Manifest | None,
 
 
 def _does_not_fit(clients: Clients, manifest: Manifest, rules: GateRules) -> str | None:
+    from paddock.lifecycle.promote.compare import CONTEXT_TOKENS
+    from paddock.lifecycle.run.benchmark import plan_of
+
     try:
         plan_of(clients, manifest, rules.context_tokens or CONTEXT_TOKENS, machine=this_machine())
     except DoesNotFit as error:
