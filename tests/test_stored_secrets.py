@@ -37,7 +37,7 @@ def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"AWS_WEB_IDENTITY_TOKEN_FILE": "a"}, {"HF_TOKEN", "PADDOCK_API_KEY"}),
         ({"HF_TOKEN": "a", "PADDOCK_API_KEY": "a", AWS_ID: "a", AWS_SECRET: "a"}, set()),
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(value)),
 )
 def test_secrets_are_missing_that_the_environment_does_not_set(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], missing: set[str]
