@@ -24,7 +24,6 @@ from prefect.settings import (
     PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
     temporary_settings,
 )
-from pydantic import SecretStr
 
 from flows.acquire import acquire_model
 from flows.cache import cache_model
@@ -187,7 +186,7 @@ def test_the_doctor_says_which_secrets_are_in_blocks(blocks: dict[str, str], cli
     (found,) = secrets_check()
     assert found.ok
     assert found.message == "HF_TOKEN is in the block paddock-hf-token; PADDOCK_API_KEY is in the block paddock-api-key"
-    assert settings.load(stored_secrets()).hub_token == SecretStr(TOKEN)
+    assert settings.load(stored_secrets()).hub_token == settings.Secret(TOKEN)
     Secret(value=[TOKEN]).save(blocks["HF_TOKEN"], overwrite=True)
     (found,) = secrets_check()
     assert (found.state, found.message) == ("failed", "the block paddock-hf-token of the Prefect server holds no text")
