@@ -5,10 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.bench import commands, engine, mirror, orchestration, quality, reader, scrub, store, transfer, watch
+from tests.bench import (
+    commands,
+    engine,
+    large_commands,
+    mirror,
+    orchestration,
+    quality,
+    reader,
+    scrub,
+    store,
+    transfer,
+    watch,
+)
 
 BENCHES = {
     "commands": commands.run,
+    "large-commands": large_commands.run,
     "reader": reader.run,
     "transfer": transfer.run,
     "mirror": mirror.run,

@@ -66,9 +66,9 @@ def run(rounds: int) -> bool:
         hub = LocalHub(Path(work, "hub"))
         try:
             _commit_files(hub)
-            with _serving(hub, Path(work, "limited"), RATE) as service:
+            with serving(hub, Path(work, "limited"), RATE) as service:
                 held = [_compare(service, Path(work), rounds, f"{RATE // 10**6} MB/s for each connection", RATE)]
-            with _serving(hub, Path(work, "free"), 0) as service:
+            with serving(hub, Path(work, "free"), 0) as service:
                 held += [
                     _compare(service, Path(work), rounds, "no limit", None),
                     _four_in_parallel(service, Path(work), rounds),
@@ -94,7 +94,8 @@ def _commit_files(hub: LocalHub) -> None:
 
 
 @contextmanager
-def _serving(hub: LocalHub, state: Path, rate: int) -> Iterator[HubService]:
+def serving(hub: LocalHub, state: Path, rate: int) -> Iterator[HubService]:
+    """Serve a Hub whose bytes nginx sends, at most `rate` bytes per second for each connection; 0: without a limit."""
     with ExitStack() as stack:
         nginx = stack.enter_context(Nginx.start(state, hub.root, rate_bytes_per_s=rate))
         yield stack.enter_context(serve_hub(hub, bytes_address=nginx.address))
