@@ -112,12 +112,7 @@ def paddock_command(*arguments: str) -> list[str]:
 
 
 def _compare(commands: dict[str, Measured], rounds: int) -> bool:
-    times: dict[str, list[Seconds]] = {name: [] for name in commands}
-    for number in range(rounds + 1):
-        for name, command in commands.items():
-            seconds = time_command(command)
-            if number:  # the first round is a warm-up
-                times[name].append(seconds)
+    times = time_in_turn(commands, rounds)
     print(f"\nwhole commands, a model of {SIZE_BYTES / 1e6:g} MB, medians of {rounds}\n")
     print(f"{'':16}{'wall':>9}{'fastest':>10}{'processor':>12}{'to typer':>11}")
     processor = {name: statistics.median(one.processor for one in measured) for name, measured in times.items()}
@@ -134,7 +129,18 @@ def _compare(commands: dict[str, Measured], rounds: int) -> bool:
     return holds
 
 
-def time_command(command: Measured) -> Seconds:
+def time_in_turn(commands: dict[str, Measured], rounds: int) -> dict[str, list[Seconds]]:
+    """The seconds of each command in each round. The commands alternate; a first round more is a warm-up."""
+    times: dict[str, list[Seconds]] = {name: [] for name in commands}
+    for number in range(rounds + 1):
+        for name, command in commands.items():
+            seconds = _time(command)
+            if number:  # the first round is a warm-up
+                times[name].append(seconds)
+    return times
+
+
+def _time(command: Measured) -> Seconds:
     command.before()
     used, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     for line in command.lines:

@@ -24,7 +24,7 @@ from infra.local.hub import HubService, LocalHub
 from infra.local.s3 import S3Server
 from infra.local.service import ServiceError
 from paddock.model.units import human_bytes
-from tests.bench.commands import Measured, Seconds, empty_directory, paddock_command, run_command, time_command
+from tests.bench.commands import Measured, empty_directory, paddock_command, run_command, time_in_turn
 from tests.bench.transfer import RATE, other_programs, serving
 from tests.support.hub import hub_environment
 from tests.support.large_model import write_large_model
@@ -34,7 +34,7 @@ MODEL, FILE = "bench/large-GGUF", "large-Q8_0.gguf"
 BOUNDS = {"aria2c": 1.3, "hf_transfer": 1.0, "hf_transfer-64": 1.0}
 """The least ratio of a program's time to that of `paddock pull`."""
 LIMITED_BOUNDS = {"hf": 10.0, "aria2c": 1.3, "hf_transfer": 1.0}
-"""The same with a limit for each connection. 64 chunks of hf_transfer are not limited by nginx."""
+"""The least ratios where nginx limits each connection. It does not limit 64 chunks of hf_transfer."""
 MAX_RESTORE_TO_S5CMD = 2.0
 
 
@@ -99,12 +99,7 @@ def _restores(service: HubService, server: S3Server, digest: str, work: Path, ro
 
 
 def _compare(title: str, commands: dict[str, Measured], rounds: int, bounds: dict[str, float]) -> bool:
-    times: dict[str, list[Seconds]] = {name: [] for name in commands}
-    for number in range(rounds + 1):
-        for name, command in commands.items():
-            seconds = time_command(command)
-            if number:  # the first round is a warm-up
-                times[name].append(seconds)
+    times = time_in_turn(commands, rounds)
     print(f"\nwhole commands: {title}, medians of {rounds}\n")
     print(f"{'':16}{'wall':>9}{'fastest':>10}{'slowest':>10}{'processor':>12}{'to paddock':>13}{'bound':>8}")
     wall = {name: statistics.median(one.wall for one in measured) for name, measured in times.items()}

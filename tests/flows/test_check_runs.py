@@ -38,7 +38,7 @@ def test_a_run_without_an_event_is_named_and_marked_and_no_other_is(
     dead, alive, ended, approval = (client.create_flow_run(one, name="it", state=Running()) for one in flows)
     never_began = client.create_flow_run(mortal, name="it", state=Pending())
     client.set_flow_run_state(ended.id, Completed())
-    time.sleep(silence.total_seconds())  # that is the silence
+    time.sleep(silence.total_seconds())  # the time after which a run without an event is dead
 
     def found() -> list[CheckResult]:
         beat(prefect_server, alive, mortal.name)

@@ -1,5 +1,5 @@
-"""What a person sees of an onboarding of the real model, in both of Prefect's user interfaces: no table of an artifact
-runs off its page. With `--screenshots DIR`, the form, a failed run and the artifacts are written there as the
+"""Pages of an onboarding of the real model, in both of Prefect's user interfaces: no table of an artifact runs off its
+page. With `--screenshots DIR`, the form, a failed run and the artifacts are written there as the
 documentation shows them."""
 
 from __future__ import annotations

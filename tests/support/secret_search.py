@@ -38,7 +38,7 @@ _FILTERED = (
     "automations",
     "v2/concurrency_limits",
 )
-"""What Prefect's API lists by `POST /NAME/filter`."""
+"""Names of the collections of Prefect's API, each listed by `POST /NAME/filter`."""
 _PAGE = 200
 
 
