@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from paddock.errors import CorruptFile, TransferInterrupted
 from paddock.model.names import SegmentDigest
@@ -28,7 +28,7 @@ from paddock.transfer.digest import (
 )
 from paddock.transfer.meter import Meter
 from paddock.transfer.options import Options
-from paddock.transfer.pieces import verified_pieces
+from paddock.transfer.pieces import PIECE_BYTES, read_piece, verified_pieces
 from paddock.transfer.preallocation import UNDER_UMASK, disk_error, preallocate, require_space, write_at
 from paddock.transfer.progress import OnProgress, Progress, VerificationSpeed
 from paddock.transfer.range_scheduler import RangeScheduler
@@ -170,9 +170,9 @@ class Assembler:
             digest.size,
             written_to=written_to,
             pieces=pieces,
-            journal=self._staging.journal,
+            piece_bytes=PIECE_BYTES,
         )
-        with pool as scheduler, BlockThreads(self._on_block) as threads:
+        with self._recording_at_the_end(fd, pool.scheduler), pool as scheduler, BlockThreads(self._on_block) as threads:
             while digest.position < digest.size:
                 target = ends[0] if ends else self._next_checkpoint(digest.position)
                 self._hash(scheduler, fd, digest, threads, until=target, report=self._report_receiving)
@@ -221,7 +221,7 @@ class Assembler:
         """Hash the first `until` bytes of the open file as they are written. Its first byte is the source's byte
         `offset`. `report` is called with the position before each block."""
         while digest.position < until:
-            frontier = scheduler.frontier(offset + digest.position, timeout_s=_POLL_S) - offset
+            frontier = self._frontier(scheduler, fd, offset + digest.position) - offset
             report(scheduler, offset + digest.position)
             if frontier == digest.position:
                 continue
@@ -232,6 +232,32 @@ class Assembler:
                 raise TransferInterrupted(f"{self._staging.data} was truncated by another program", cure="try again")
             threads.read(digest, block)
             self._verification.count(len(block), time.perf_counter() - began)
+
+    def _frontier(self, scheduler: RangeScheduler, fd: int, position: int) -> int:
+        """As `RangeScheduler.frontier`. While there is nothing to hash, pieces are recorded: hashing them takes no time
+        from a transfer that is as fast as this thread, whose bytes are soon below a checkpoint."""
+        frontier = scheduler.frontier(position, timeout_s=0)
+        if frontier > position or self._record_piece(scheduler, fd):
+            return frontier
+        return scheduler.frontier(position, timeout_s=_POLL_S)
+
+    def _record_piece(self, scheduler: RangeScheduler, fd: int, *, all_of_it: bool = False) -> bool:
+        """Record one piece in the journal, if there is one. With `all_of_it`, however short it is."""
+        span = scheduler.take_unrecorded(BLOCK_BYTES, all_of_it=all_of_it)
+        if span and (piece := read_piece(fd, *span, self._buffer)):
+            self._staging.journal.add_piece(piece)
+        return span is not None
+
+    @contextmanager
+    def _recording_at_the_end(self, fd: int, scheduler: RangeScheduler) -> Iterator[None]:
+        """If the transfer ends early, record all that was written."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                while self._record_piece(scheduler, fd, all_of_it=True):
+                    pass
+            raise
 
     def _repair(self, fd: int, digest: RunningDigest) -> RunningDigest:
         """Fetch each segment again, over new connections, and replace those that differ. Raises CorruptFile."""

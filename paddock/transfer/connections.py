@@ -9,8 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -23,6 +22,7 @@ from urllib3.util.connection import create_connection
 from urllib3.util.ssltransport import SSLTransport
 
 from paddock.network import HttpProxy, Network, Reach
+from paddock.transfer.deadlines import Deadlines
 
 _HEADERS_OF_TIMEOUT: Final = 3
 _HEADERS_S: Final = 60.0
@@ -37,6 +37,7 @@ class AbortablePools:
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._pools: dict[tuple[Network, HttpProxy | None, Reach, bool], urllib3.PoolManager] = {}
+        self._deadlines = Deadlines()
         self._aborted = False
 
     def pool_for(self, url: str, network: Network, proxy: HttpProxy | None, reach: Reach) -> urllib3.PoolManager:
@@ -61,6 +62,7 @@ class AbortablePools:
         """Abort, and close the pools. Call it after the threads ended: a connection that is released while its pool is
         cleared stays open."""
         self.abort()
+        self._deadlines.close()
         for pool in self._pools.values():
             pool.clear()
 
@@ -73,10 +75,17 @@ class AbortablePools:
         if aborted:
             _shut_down(sock)
 
+    def _bounded(self, connection: HTTPConnection) -> AbstractContextManager[None]:
+        """End the connection unless the headers of its answer are complete in time: each byte of them may take as long
+        as the time-out allows."""
+        sock, timeout_s = connection.sock, connection.timeout
+        limit_s = _HEADERS_OF_TIMEOUT * timeout_s if isinstance(timeout_s, int | float) else _HEADERS_S
+        return self._deadlines.within(limit_s, lambda: _shut_down(sock) if sock is not None else None)
+
     def _make_pool(
         self, network: Network, proxy: HttpProxy | None, reach: Reach, *, uses_tls: bool
     ) -> urllib3.PoolManager:
-        record = self._record
+        record, bounded = self._record, self._bounded
         checked = reach if proxy is None else None
 
         class RecordedHTTP(HTTPConnection):
@@ -88,7 +97,7 @@ class AbortablePools:
                 record(self.sock)
 
             def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as in urllib3
-                with _bounded(self):
+                with bounded(self):
                     return super().getresponse()
 
         class RecordedHTTPS(HTTPSConnection):
@@ -100,7 +109,7 @@ class AbortablePools:
                 record(self.sock)
 
             def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as in urllib3
-                with _bounded(self):
+                with bounded(self):
                     return super().getresponse()
 
         class HTTPPool(HTTPConnectionPool):
@@ -123,21 +132,6 @@ class AbortablePools:
             )
         manager.pool_classes_by_scheme = {"http": HTTPPool, "https": HTTPSPool}
         return manager
-
-
-@contextmanager
-def _bounded(connection: HTTPConnection) -> Iterator[None]:
-    """End the connection unless the headers of its answer are complete in time: each byte of them may take as long as
-    the time-out allows."""
-    sock = connection.sock
-    limit_s = _HEADERS_OF_TIMEOUT * connection.timeout if isinstance(connection.timeout, int | float) else _HEADERS_S
-    timer = threading.Timer(limit_s, lambda: _shut_down(sock) if sock is not None else None)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _connect(connection: HTTPConnection, reach: Reach) -> socket.socket:

@@ -1,8 +1,8 @@
 """Record and verify the parts of a partial download that were written out of order, with gaps between them.
 
 Such a part is a *piece*. A checkpoint ends at the first gap. With several connections most of the received bytes lie
-behind it, and up to a window of them would be lost when a transfer ends early. So each worker records in the journal
-what it wrote, with a digest, and the next process keeps the pieces whose digest matches.
+behind it, and up to a window of them would be lost when a transfer ends early. So the journal records what was written
+there, with a digest, and the next process keeps the pieces whose digest matches.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
+from paddock.model.names import SegmentDigest
 from paddock.transfer.digest import SegmentHash
 from paddock.transfer.journal import Journal, Piece
 
 PIECE_BYTES = 256 * 1024
-"""The most that a killed worker can lose of the bytes that it wrote, in addition to one read."""
+"""The most that a kill loses of the bytes that one connection wrote, in addition to one read."""
 
 
 class PieceRecorder:
-    """Records the bytes that one worker writes from `start` on. For one thread."""
+    """Records the bytes that are written from `start` on. For one thread."""
 
     def __init__(self, journal: Journal, start: int) -> None:
         self._journal = journal
@@ -37,6 +38,12 @@ class PieceRecorder:
         if self._end > self._start:
             self._journal.add_piece(Piece(self._start, self._end, self._hash.digest))
             self._start, self._hash = self._end, SegmentHash()
+
+
+def read_piece(fd: int, start: int, end: int, buffer: memoryview) -> Piece | None:
+    """The piece of an open file from `start` up to `end` (exclusive); None if the file ends before. Raises OSError."""
+    digest = _read(fd, start, end, SegmentHash(), buffer)
+    return Piece(start, end, digest) if digest else None
 
 
 def verified_pieces(
@@ -59,11 +66,15 @@ def verified_pieces(
 
 
 def _matches(fd: int, piece: Piece, buffer: memoryview) -> bool:
-    digest, position = SegmentHash(piece.digest), piece.start
-    while position < piece.end:
-        count = os.preadv(fd, [buffer[: min(len(buffer), piece.end - position)]], position)
+    return _read(fd, piece.start, piece.end, SegmentHash(piece.digest), buffer) == piece.digest
+
+
+def _read(fd: int, start: int, end: int, digest: SegmentHash, buffer: memoryview) -> SegmentDigest | None:
+    """The digest of the bytes from `start` up to `end` (exclusive); None if the file ends before."""
+    while start < end:
+        count = os.preadv(fd, [buffer[: min(len(buffer), end - start)]], start)
         if not count:
-            return False
+            return None
         digest.update(buffer[:count])
-        position += count
-    return digest.digest == piece.digest
+        start += count
+    return digest.digest

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from paddock.transfer.request_size import RequestSize
 
@@ -31,15 +31,19 @@ _SPEED_UP_EVERY_S = 5.0
 class Span:
     """The bytes from `start` up to `end` (exclusive), of which those before `written_to` are in the file.
 
-    `busy`: a worker fetches it. `whole`: it is fetched without a range request, by reading the whole body from its
+    `recorded_to`: those before it need no record: the reader took them, or they were there at the start. `busy`: a worker fetches it. `whole`: it is fetched without a range request, by reading the whole body from its
     start, since the server does not support ranges.
     """
 
     start: int
     end: int
     written_to: int
+    recorded_to: int = field(init=False)
     busy: bool = False
     whole: bool = False
+
+    def __post_init__(self) -> None:
+        self.recorded_to = self.written_to
 
 
 class ConnectionShare:
@@ -67,7 +71,8 @@ class RangeScheduler:
 
     The bytes before `written_to` are in the file already, and so are those of the `pieces`: (start, end), in order, not
     overlapping, and behind `written_to`. `invalidate` says which of them turned out to be wrong. The window may grow up
-    to `max_window_bytes` where requests are slow.
+    to `max_window_bytes` where requests are slow. The reader is woken for each `piece_bytes` of a span, with which it
+    can do something (`take_unrecorded`) while it has nothing to read.
     """
 
     def __init__(
@@ -82,12 +87,14 @@ class RangeScheduler:
         workers: int,
         share: ConnectionShare | None = None,
         pieces: Sequence[tuple[int, int]] = (),
+        piece_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
         self._end = end
         self._span_bytes = span_bytes
         self._window_bytes = window_bytes
+        self._piece_bytes = piece_bytes
         self._size = RequestSize(span_bytes, window_bytes, max_window_bytes=max_window_bytes)
         self._is_first = self._size.can_grow
         self._workers = self._max_workers = workers
@@ -152,7 +159,7 @@ class RangeScheduler:
         with self._work_available:
             span.written_to += count
             self._written_bytes += count
-            if span is self._spans[0] or span.written_to == span.end:
+            if span is self._spans[0] or span.written_to == span.end or self._has_piece(span):
                 self._bytes_written.notify()
             while (
                 self._whole
@@ -204,7 +211,8 @@ class RangeScheduler:
             self._work_available.notify_all()
 
     def frontier(self, position: int, *, timeout_s: float) -> int:
-        """Wait at most `timeout_s` for bytes at `position`; return the end of the contiguous bytes. For the reader."""
+        """Wait at most `timeout_s` for bytes at `position`, or for a piece; return the end of the contiguous bytes. For
+        the reader."""
         with self._work_available:
             self._position = position
             while self._spans and self._spans[0].end <= position:
@@ -214,11 +222,23 @@ class RangeScheduler:
             elif (available := self._window_end() - self._next) > 0:
                 # Wake no more workers than there are spans: the others would only delay these.
                 self._work_available.notify(-(-available // self._size.bytes))
-            if self._contiguous_end(position) == position and not self._error:
+            if timeout_s and self._contiguous_end(position) == position and not self._error:
                 self._bytes_written.wait(timeout_s)
             if self._error:
                 raise self._error
             return self._contiguous_end(position)
+
+    def take_unrecorded(self, max_bytes: int, *, all_of_it: bool = False) -> tuple[int, int] | None:
+        """Start and end (exclusive) of written bytes that were not taken before, at most `max_bytes`; the last ones
+        first, since the reader comes to them last. None if no span has as much as `piece_bytes` of them, nor its end;
+        with `all_of_it`, if there are none. For the reader.
+        """
+        with self._work_available:
+            for span in reversed(self._spans):
+                if span.recorded_to < span.written_to and (all_of_it or self._has_piece(span)):
+                    start, span.recorded_to = span.recorded_to, min(span.written_to, span.recorded_to + max_bytes)
+                    return start, span.recorded_to
+            return None
 
     def invalidate(self, start: int, end: int) -> None:
         """Fetch the bytes from `start` up to `end` again, and set the position to `start`. For the reader."""
@@ -247,6 +267,12 @@ class RangeScheduler:
         self._next = span.end
         self._spans.append(span)
         return span
+
+    def _has_piece(self, span: Span) -> bool:
+        unrecorded = span.written_to - span.recorded_to
+        return self._piece_bytes is not None and (
+            unrecorded >= self._piece_bytes or unrecorded > 0 and span.written_to == span.end
+        )
 
     def _allowed(self) -> int:
         if self._is_first:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +18,7 @@ from types import TracebackType
 from paddock.errors import TransferInterrupted
 from paddock.model.source import Source
 from paddock.transfer.client import RangeClient
-from paddock.transfer.journal import Journal
 from paddock.transfer.meter import Meter
-from paddock.transfer.pieces import PieceRecorder
 from paddock.transfer.preallocation import disk_error, write_at
 from paddock.transfer.range_scheduler import ConnectionShare, RangeScheduler, Span
 from paddock.transfer.rate_limit import RateLimit
@@ -70,8 +67,7 @@ class WorkerPool:
     """Threads that fetch the bytes from `start` up to `end` (exclusive) into `path`: at the same offsets, or with
     `rebased` from offset 0 on.
 
-    `written_to` and `pieces` say what the file holds already, as in `RangeScheduler`. With a `journal`, written pieces
-    are recorded there.
+    `written_to`, `pieces` and `piece_bytes` are as in `RangeScheduler`: the first two say what the file holds already.
 
     A context manager: the workers run inside of it, on connections of their own, and have stopped at its end. One that
     still resolves a name or connects (10 s at most) may take longer; it notices the end, and does nothing more.
@@ -87,11 +83,10 @@ class WorkerPool:
         written_to: int,
         rebased: bool = False,
         pieces: Sequence[tuple[int, int]] = (),
-        journal: Journal | None = None,
+        piece_bytes: int | None = None,
     ) -> None:
         self._context = context
         self._path = path
-        self._journal = journal
         self._offset = start if rebased else 0
         workers = max(1, min(context.connections, -(-(end - start) // context.span_bytes)))
         self.scheduler = RangeScheduler(
@@ -104,6 +99,7 @@ class WorkerPool:
             workers=workers,
             share=_SHARE,
             pieces=pieces,
+            piece_bytes=piece_bytes,
         )
         self._limit = RateLimit(context.limit_rate_bytes_per_s, connections=workers, stopped=self.scheduler.stopped)
         self._client = RangeClient(context.source, connections=workers, stall_s=context.stall_s)
@@ -170,10 +166,7 @@ class WorkerPool:
                 cure="try again: the received bytes are kept",
             )
         position, began = span.written_to, time.monotonic()
-        with (
-            self._client.open(position, span.end, whole=span.whole) as body,
-            self._piece_recorder(position) as record,
-        ):
+        with self._client.open(position, span.end, whole=span.whole) as body:
             self.scheduler.responded(time.monotonic() - began)
             for received, requested in body.chunks(self._limit.read_bytes):
                 self._context.meter.count(received, len(requested))
@@ -181,19 +174,6 @@ class WorkerPool:
                     return
                 if requested:
                     write_at(fd, requested, span.written_to - self._offset)
-                    record(requested)
                     if not self.scheduler.advance(span, len(requested)):
                         return
                 self._limit.consume(received)
-
-    @contextmanager
-    def _piece_recorder(self, start: int) -> Iterator[Callable[[bytes], None]]:
-        """Record the bytes that are written from `start` on as pieces, the last one however short it is."""
-        if self._journal is None:
-            yield lambda _: None
-            return
-        recorder = PieceRecorder(self._journal, start)
-        try:
-            yield recorder.add
-        finally:
-            recorder.flush()
