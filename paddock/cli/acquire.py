@@ -18,6 +18,7 @@ from paddock.cli.options import (
     check_quant,
     make_clients,
     prepare_audit,
+    prepare_fetch,
 )
 from paddock.cli.output import print_result
 from paddock.errors import GateNotPassed
@@ -58,6 +59,7 @@ def pull(
     files = [*([requested.file] if requested.file else []), *(file or [])]
     if files and (quant != "auto" or requested.reference.variant):
         raise typer.BadParameter("--file, or a file in MODEL, excludes --quant and a variant")
+    prepare_fetch()
     with ProgressBars(quiet=as_json) as bars:
         pulled = pull_model(
             clients,
@@ -203,6 +205,7 @@ def restore(
     from paddock.lifecycle.steps import PlainRunner
 
     clients = make_clients()
+    prepare_fetch()
     wanted = parse_stored_model(clients, model, require_remote(clients))
     with ProgressBars(quiet=as_json) as bars:
         restored = restore_snapshot(PlainRunner(clients, listener=bars), wanted, promote=not no_promote)

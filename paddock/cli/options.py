@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
 from enum import StrEnum
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -89,6 +92,13 @@ def prepare_audit() -> None:
     from paddock.chat import sandbox_start
 
     sandbox_start.prepare()
+
+
+def prepare_fetch() -> None:
+    """Import what checks weights, numpy above all, in a thread: for a command that will fetch a GGUF, and waits for
+    servers and processes before."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's library starts a thread for each core, which spins
+    threading.Thread(target=import_module, args=["paddock.gguf.streaming_scan"]).start()
 
 
 def make_volume() -> Volume:

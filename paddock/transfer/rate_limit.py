@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 1024 * 1024
+_MAX_LIMITED_READ_BYTES = 256 * 1024
 _BURST_S = 0.1
 
 
@@ -27,7 +28,7 @@ class RateLimit:
         """How many bytes to read at once, so that all connections together stay within one burst."""
         if self._rate is None:
             return _READ_BYTES
-        return max(1024, min(_READ_BYTES, int(self._rate * _BURST_S / self._connections)))
+        return max(1024, min(_MAX_LIMITED_READ_BYTES, int(self._rate * _BURST_S / self._connections)))
 
     def consume(self, count: int) -> None:
         """Wait until `count` received bytes are within the limit, or until the transfer is stopped."""
