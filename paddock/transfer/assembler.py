@@ -172,10 +172,13 @@ class Assembler:
             pieces=pieces,
             piece_bytes=PIECE_BYTES,
         )
-        with self._recording_at_the_end(fd, pool.scheduler), pool as scheduler, BlockThreads(self._on_block) as threads:
+        threads = BlockThreads(fd, self._on_block)
+        with self._recording_at_the_end(fd, pool.scheduler), pool as scheduler, threads:
             while digest.position < digest.size:
                 target = ends[0] if ends else self._next_checkpoint(digest.position)
-                self._hash(scheduler, fd, digest, threads, until=target, report=self._report_receiving)
+                self._hash(
+                    scheduler, fd, digest, threads, until=target, report=self._report_receiving, read_ahead=not ends
+                )
                 if ends:
                     ends.pop(0)
                     if not ends:  # until now the connections waited for the reader
@@ -217,21 +220,21 @@ class Assembler:
         until: int,
         report: Callable[[RangeScheduler, int], None],
         offset: int = 0,
+        read_ahead: bool = False,
     ) -> None:
         """Hash the first `until` bytes of the open file as they are written. Its first byte is the source's byte
-        `offset`. `report` is called with the position before each block."""
+        `offset`. `report` is called with the position before each block. `read_ahead`: bytes behind `until` stay as
+        they are once they are written."""
         while digest.position < until:
             frontier = self._frontier(scheduler, fd, offset + digest.position) - offset
             report(scheduler, offset + digest.position)
             if frontier == digest.position:
                 continue
-            count = min(BLOCK_BYTES, min(until, frontier) - digest.position, digest.segment_end - digest.position)
-            began = time.perf_counter()
-            block = self._buffer[: os.preadv(fd, [self._buffer[:count]], digest.position)]
-            if not block:
+            began, end = time.perf_counter(), min(until, frontier)
+            count = threads.read(digest, end, ahead_to=frontier if read_ahead else end)
+            if not count:
                 raise TransferInterrupted(f"{self._staging.data} was truncated by another program", cure="try again")
-            threads.read(digest, block)
-            self._verification.count(len(block), time.perf_counter() - began)
+            self._verification.count(count, time.perf_counter() - began)
 
     def _frontier(self, scheduler: RangeScheduler, fd: int, position: int) -> int:
         """As `RangeScheduler.frontier`. While there is nothing to hash, pieces are recorded: hashing them takes no time
@@ -290,7 +293,7 @@ class Assembler:
             preallocate(segment_fd, path, end - start)
             new = RunningDigest(end - start, segment_bytes=end - start)
             pool = WorkerPool(self._context, path, start, end, written_to=start, rebased=True)
-            with pool as scheduler, BlockThreads() as threads:
+            with pool as scheduler, BlockThreads(segment_fd) as threads:
                 report = self._report_repairing
                 self._hash(scheduler, segment_fd, new, threads, until=end - start, offset=start, report=report)
             if new.segment_prefix == digest:

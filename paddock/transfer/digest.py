@@ -143,23 +143,52 @@ class RunningDigest:
 
 
 class BlockThreads:
-    """Read each block of one file in three threads at once, so that on enough cores its sha256 alone is the limit.
+    """Read the blocks of an open file, each in four threads at once, so that on enough cores its sha256 alone is the
+    limit.
 
         the calling thread      the sha256 of the whole file, which takes the longest and cannot be divided
         one thread              the digest of the segment, and git's
         one thread              `on_block`, such as the scan of weights
+        one thread              reads the next block from the file
 
-    All have read a block before `read` returns: the memory of a block is reused, and a checkpoint covers what every
+    The first three have ended when `read` returns: the memory of a block is reused, and a checkpoint covers what every
     thread has read. On one core they take turns.
     """
 
-    def __init__(self, on_block: OnBlock | None = None) -> None:
+    def __init__(self, fd: int, on_block: OnBlock | None = None) -> None:
+        self._fd = fd
         self._on_block = on_block
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="paddock-block")  # a thread begins with its first call
+        self._buffer, self._other_buffer = (memoryview(bytearray(BLOCK_BYTES)) for _ in range(2))
+        self._ahead: tuple[int, Future[memoryview]] | None = None
+        self._pool = ThreadPoolExecutor(3, thread_name_prefix="paddock-block")  # a thread begins with its first call
 
-    def read(self, digest: RunningDigest, block: memoryview) -> None:
-        """Pass the next bytes of the file to `on_block` and to `digest`. They must not extend beyond its `segment_end`,
-        and are not used after the call. Raises what `on_block` raises."""
+    def read(self, digest: RunningDigest, end: int, *, ahead_to: int) -> int:
+        """Pass the next block of the file to `digest` and to `on_block`; return its length, 0 if the file ends there.
+
+        It ends at `end` at the latest, and at the end of the segment. The bytes up to `ahead_to` may be read before the
+        next call asks for them: they must be in the file, and stay as they are. Raises OSError, and what `on_block`
+        raises.
+        """
+        start = digest.position
+        if self._ahead and self._ahead[0] == start:
+            block = self._ahead[1].result()[: end - start]
+            self._buffer, self._other_buffer = self._other_buffer, self._buffer
+        else:
+            block = self._fill(self._buffer, digest, start, end)
+        position = start + len(block)
+        self._ahead = None
+        if block and ahead_to - position >= _MIN_BESIDE_BYTES:
+            self._ahead = position, self._pool.submit(self._fill, self._other_buffer, digest, position, ahead_to)
+        if block:
+            self._digest(digest, block)
+        return len(block)
+
+    def _fill(self, buffer: memoryview, digest: RunningDigest, start: int, end: int) -> memoryview:
+        segment_end = (start // digest.segment_bytes + 1) * digest.segment_bytes
+        count = min(BLOCK_BYTES, end - start, segment_end - start)
+        return buffer[: os.preadv(self._fd, [buffer[:count]], start)]
+
+    def _digest(self, digest: RunningDigest, block: memoryview) -> None:
         others: list[Callable[[], object]] = [lambda: digest.hash_parts(block)]
         if on_block := self._on_block:
             others.append(lambda: on_block(digest.position, block))
@@ -207,14 +236,8 @@ def digest_file(
     it; both may raise.
     """
     digest = digest_for(expected, segment_bytes=segment_bytes, like=like)
-    buffer = memoryview(bytearray(BLOCK_BYTES))
-    with BlockThreads(on_block) as threads:
-        while digest.position < digest.size:
-            block = buffer[: min(BLOCK_BYTES, digest.segment_end - digest.position)]
-            count = os.preadv(fd, [block], digest.position)
-            if not count:
-                break
-            threads.read(digest, block[:count])
+    with BlockThreads(fd, on_block) as threads:
+        while digest.position < digest.size and threads.read(digest, digest.size, ahead_to=digest.size):
             on_position(digest.position)
     return digest
 
