@@ -3,7 +3,8 @@
 Workers fetch spans in parallel (`workers`), or another backend fetches the whole file (`backends`); the calling thread
 hashes the written bytes in order and keeps the journal (`assembler`). Bytes of an earlier process are hashed in the
 same pass: a checkpoint that does not match is dropped, and its bytes are fetched again. A kill loses at most what each
-connection wrote last, some 256 KiB of each, however short the file is.
+connection wrote last, some 256 KiB of each, however short the file is; where this process is slower than the network,
+up to the window of segments that it has not hashed yet.
 
 If the digest of the file is wrong though every byte was written as received, each segment is fetched again and those
 that differ are replaced, at most twice; then the bytes are removed and CorruptFile is raised.

@@ -6,9 +6,9 @@ of the kernel that the writer ran on). Each line after it is one of two:
 - a *checkpoint*: `end`, and `digest`, that of the bytes from the start of the segment that holds byte `end - 1` up to
   `end` (exclusive). So checkpoints grow from the start of the file, the last one of a segment is the segment's digest,
   and a later checkpoint for the same end replaces an earlier one.
-- a *piece*: `piece`, the offsets of its start and end (exclusive), and `digest`, that of the bytes in between. Workers
-  write one for each 256 KiB that they write to the file, at any offset: with sixteen connections most of the received
-  bytes lie behind a gap, where no checkpoint reaches.
+- a *piece*: `piece`, the offsets of its start and end (exclusive), and `digest`, that of the bytes in between. One is
+  written for each 256 KiB or more that a worker wrote behind a gap, where no checkpoint reaches: with sixteen
+  connections most of the received bytes are there.
 
 The journal is neither fsynced nor trusted: the process that adopts it hashes the data again, so that a power loss, a
 torn line or a wrong one costs time and nothing else. Lines that do not parse are skipped; a header that does not match

@@ -31,8 +31,9 @@ _SPEED_UP_EVERY_S = 5.0
 class Span:
     """The bytes from `start` up to `end` (exclusive), of which those before `written_to` are in the file.
 
-    `recorded_to`: those before it need no record: the reader took them, or they were there at the start. `busy`: a worker fetches it. `whole`: it is fetched without a range request, by reading the whole body from its
-    start, since the server does not support ranges.
+    `recorded_to`: those before it need no record: the reader took them, or they were there at the start. `busy`: a
+    worker fetches it. `whole`: it is fetched without a range request, by reading the whole body from its start, since
+    the server does not support ranges.
     """
 
     start: int
@@ -269,10 +270,10 @@ class RangeScheduler:
         return span
 
     def _has_piece(self, span: Span) -> bool:
-        unrecorded = span.written_to - span.recorded_to
-        return self._piece_bytes is not None and (
-            unrecorded >= self._piece_bytes or unrecorded > 0 and span.written_to == span.end
-        )
+        if self._piece_bytes is None:
+            return False
+        enough = 1 if span.written_to == span.end else self._piece_bytes
+        return span.written_to - span.recorded_to >= enough
 
     def _allowed(self) -> int:
         if self._is_first:

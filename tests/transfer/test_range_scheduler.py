@@ -220,3 +220,43 @@ def test_a_first_request_that_failed_is_repeated_before_the_others_start() -> No
     scheduler = RangeScheduler(0, 1000, written_to=0, span_bytes=10, window_bytes=40, max_window_bytes=160, workers=4)
     scheduler.release(acquire(scheduler))
     assert acquire(scheduler).start == 0
+
+
+def test_written_bytes_behind_a_gap_are_taken_once_and_the_last_first() -> None:
+    scheduler = RangeScheduler(0, 100, written_to=0, span_bytes=40, window_bytes=100, workers=3, piece_bytes=8)
+    _, second, third = (acquire(scheduler) for _ in range(3))
+    scheduler.advance(second, 7)
+    assert scheduler.take_unrecorded(100) is None, "fewer than a piece"
+    scheduler.advance(second, 13)
+    scheduler.advance(third, 9)
+    taken = [scheduler.take_unrecorded(15) for _ in range(4)]
+    assert taken == [(80, 89), (40, 55), None, None], "a piece more of the second is missing"
+    assert scheduler.take_unrecorded(15, all_of_it=True) == (55, 60)
+    assert scheduler.take_unrecorded(15, all_of_it=True) is None
+    scheduler.advance(third, third.end - third.written_to)
+    assert scheduler.take_unrecorded(100) == (89, 100), "the end of a span, however short"
+
+
+def test_a_piece_wakes_the_reader_and_bytes_that_were_there_are_none() -> None:
+    scheduler = RangeScheduler(
+        0, 100, written_to=10, span_bytes=40, window_bytes=100, workers=3, pieces=[(60, 90)], piece_bytes=8
+    )
+    assert scheduler.take_unrecorded(100, all_of_it=True) is None
+    first, second = acquire(scheduler), acquire(scheduler)
+    assert (first.start, second.start) == (10, 50)
+    woken = threading.Thread(target=scheduler.frontier, args=[10], kwargs={"timeout_s": 60})
+    woken.start()
+    scheduler.advance(second, 7)
+    woken.join(0.1)
+    assert woken.is_alive()
+    scheduler.advance(second, 1)
+    woken.join(10)
+    assert not woken.is_alive()
+    scheduler.stop()
+
+
+def test_without_a_piece_length_nothing_is_taken() -> None:
+    scheduler = RangeScheduler(0, 100, written_to=0, span_bytes=40, window_bytes=100, workers=3)
+    acquire(scheduler)
+    complete(scheduler, acquire(scheduler))
+    assert scheduler.take_unrecorded(100) is None
