@@ -22,6 +22,7 @@ from paddock.transfer.digest import (
     BlockThreads,
     OnBlock,
     RunningDigest,
+    block_buffer,
     digest_file,
     digest_for,
     segment_spans,
@@ -63,7 +64,7 @@ class Assembler:
         self._cancel = cancel
         self._on_progress = on_progress
         self._on_block = on_block
-        self._buffer = memoryview(bytearray(BLOCK_BYTES))
+        self._buffer = block_buffer()
         self._reported_at = self._heartbeat_at = float("-inf")
         self._heartbeat_position = self._done = 0
         self._verification = VerificationSpeed()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -158,7 +159,7 @@ class BlockThreads:
     def __init__(self, fd: int, on_block: OnBlock | None = None) -> None:
         self._fd = fd
         self._on_block = on_block
-        self._buffer, self._other_buffer = (memoryview(bytearray(BLOCK_BYTES)) for _ in range(2))
+        self._buffer, self._other_buffer = block_buffer(), block_buffer()
         self._ahead: tuple[int, Future[memoryview]] | None = None
         self._pool = ThreadPoolExecutor(3, thread_name_prefix="paddock-block")  # a thread begins with its first call
 
@@ -213,6 +214,11 @@ class BlockThreads:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown()
+
+
+def block_buffer() -> memoryview:
+    """Memory for one block. A page of it is not there before it is used: a short file needs few."""
+    return memoryview(mmap.mmap(-1, BLOCK_BYTES))
 
 
 def digest_for(expected: Expected, *, segment_bytes: int, like: SegmentDigest | None = None) -> RunningDigest:
