@@ -6,6 +6,7 @@ wakes every thread at once. A time-out short enough for Ctrl-C could not do that
 
 from __future__ import annotations
 
+import http.client
 import socket
 import threading
 import weakref
@@ -27,6 +28,22 @@ from paddock.transfer.deadlines import Deadlines
 _HEADERS_OF_TIMEOUT: Final = 3
 _HEADERS_S: Final = 60.0
 """The time for the headers of an answer: so many times the connection's time-out, or this long where it has none."""
+
+
+class DirectResponse(http.client.HTTPResponse):
+    """A response whose body can be received into memory of the caller, as much of it as is there."""
+
+    def receive_into(self, memory: memoryview) -> int:
+        """Receive at least one byte, and return how many; 0 at the end of the body. Not for one that is `chunked`.
+        Raises OSError."""
+        if self.fp is None:
+            return 0
+        count = self.fp.readinto1(memory if self.length is None else memory[: self.length])
+        if self.length is not None:
+            self.length -= count
+        if not count or self.length == 0:
+            self.close()  # so that the connection can be used again
+        return count
 
 
 class AbortablePools:
@@ -89,6 +106,8 @@ class AbortablePools:
         checked = reach if proxy is None else None
 
         class RecordedHTTP(HTTPConnection):
+            response_class = DirectResponse
+
             def _new_conn(self) -> socket.socket:
                 return super()._new_conn() if checked is None else _connect(self, checked)
 
@@ -101,6 +120,8 @@ class AbortablePools:
                     return super().getresponse()
 
         class RecordedHTTPS(HTTPSConnection):
+            response_class = DirectResponse
+
             def _new_conn(self) -> socket.socket:
                 return super()._new_conn() if checked is None else _connect(self, checked)
 

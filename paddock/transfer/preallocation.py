@@ -66,7 +66,7 @@ def disk_error(error: OSError, path: Path, size: int, *, kept: bool = True) -> P
     )
 
 
-def write_at(fd: int, block: bytes, offset: int) -> None:
+def write_at(fd: int, block: bytes | memoryview, offset: int) -> None:
     """Write the whole block: a single pwrite may write less."""
     view = memoryview(block)
     while view:

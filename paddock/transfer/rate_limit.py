@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-_READ_BYTES = 1024 * 1024
+_READ_BYTES = 512 * 1024
 _MAX_LIMITED_READ_BYTES = 256 * 1024
 _BURST_S = 0.1
 

@@ -9,18 +9,23 @@ signed URL is a secret.
 from __future__ import annotations
 
 import re
+import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from types import TracebackType
+from typing import TypeVar
 
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError, SSLError
+
+from paddock.transfer.connections import DirectResponse
 
 _MIN_BYTES_PER_S = 1024
 _MIN_PARTIAL_RANGE_BYTES = 64 * 1024
 _BUSY_STATUS = frozenset({429, 503})
 _NO_ANSWER_STATUS = frozenset({407, 408, 429})  # a proxy's or a gateway's own
+_Chunk = TypeVar("_Chunk", bytes, memoryview)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -74,23 +79,37 @@ class ResponseBody:
         """Yield the number of bytes received, at most `read_bytes`, and those of them that were requested: fewer while
         the bytes before the range are skipped.
         """
+        return self._chunks(read_bytes, self._received_bytes)
+
+    def chunks_in(self, memory: memoryview) -> Iterator[tuple[int, bytes | memoryview]]:
+        """As `chunks`, with as many bytes as `memory` has. They may be in there until the next ones are received."""
+        direct = getattr(self._response, "_original_response", None)  # as requests does
+        if not isinstance(direct, DirectResponse) or direct.chunked:
+            return self.chunks(len(memory))
+        return self._chunks(len(memory), lambda count: memory[: direct.receive_into(memory[:count])])
+
+    def _received_bytes(self, count: int) -> bytes:
+        chunk: bytes = self._response.read1(count, decode_content=False)
+        return chunk
+
+    def _chunks(self, read_bytes: int, receive: Callable[[int], _Chunk]) -> Iterator[tuple[int, _Chunk]]:
         while self._left:
-            chunk = self._read(min(read_bytes, self._left))
+            chunk = self._read(min(read_bytes, self._left), receive)
             if not chunk:
                 # Without a length, the body ended as the server wanted.
                 raise RetryableResponseError(f"the response ended {self._left} bytes early", wrong=self._check_end)
             # Without a length, the last bytes count only if the body ends with them: a longer body is another file.
-            if len(chunk) == self._left and self._check_end and self._read(1):
+            if len(chunk) == self._left and self._check_end and self._read(1, self._received_bytes):
                 raise _wrong("the response is longer than the file")
             self._left -= len(chunk)
             skipped = min(self._skip, len(chunk))
             self._skip -= skipped
             yield len(chunk), chunk[skipped:] if skipped else chunk
 
-    def _read(self, count: int) -> bytes:
+    def _read(self, count: int, receive: Callable[[int], _Chunk]) -> _Chunk:
         started = time.monotonic()
         try:
-            chunk: bytes = self._response.read1(count, decode_content=False)
+            chunk = receive(count)
         except (HTTPError, OSError, ValueError) as error:  # ValueError: a chunk length that is not a number
             raise RetryableResponseError(describe_error(error, self._stall_s)) from None
         self._waited_s += time.monotonic() - started
@@ -194,9 +213,9 @@ def describe_error(error: Exception, stall_s: float) -> str:
             return "could not connect: the host name is unknown, or nothing listens there"
         case ConnectTimeoutError():
             return "connecting timed out"
-        case ReadTimeoutError():
+        case ReadTimeoutError() | TimeoutError():
             return f"nothing was received for {stall_s:g} s"
-        case SSLError():
+        case SSLError() | ssl.SSLError():
             return "the TLS connection failed: its certificate is not trusted, or the handshake failed"
         case _:
             return f"the connection broke ({type(error).__name__})"

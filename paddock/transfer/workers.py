@@ -7,6 +7,7 @@ write into another file. An error that a retry cannot solve ends the transfer: t
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 import time
@@ -132,11 +133,12 @@ class WorkerPool:
         self._client.close()
 
     def _work(self) -> None:
+        memory = memoryview(mmap.mmap(-1, self._limit.read_bytes))
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 while (span := self.scheduler.acquire()) is not None:
-                    self._attempt(span, fd)
+                    self._attempt(span, fd, memory)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -144,10 +146,10 @@ class WorkerPool:
         except BaseException as error:  # raised again in the reader's thread
             self.scheduler.fail(error)
 
-    def _attempt(self, span: Span, fd: int) -> None:
+    def _attempt(self, span: Span, fd: int, memory: memoryview) -> None:
         pause_s = 0.0
         try:
-            self._fetch(span, fd)
+            self._fetch(span, fd, memory)
         except RangesNotSupported:
             self.scheduler.use_whole_body()
         except RetryableResponseError as failure:
@@ -159,7 +161,7 @@ class WorkerPool:
             self.scheduler.release(span)
         self.scheduler.stopped.wait(pause_s)
 
-    def _fetch(self, span: Span, fd: int) -> None:
+    def _fetch(self, span: Span, fd: int, memory: memoryview) -> None:
         if not self._context.is_owned():
             raise TransferInterrupted(
                 f"another process took over {self._context.source.label}, since this one wrote nothing for too long",
@@ -168,7 +170,7 @@ class WorkerPool:
         position, began = span.written_to, time.monotonic()
         with self._client.open(position, span.end, whole=span.whole) as body:
             self.scheduler.responded(time.monotonic() - began)
-            for received, requested in body.chunks(self._limit.read_bytes):
+            for received, requested in body.chunks_in(memory):
                 self._context.meter.count(received, len(requested))
                 if self.scheduler.stopped.is_set():
                     return

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 import urllib3
 
+from paddock.transfer.connections import DirectResponse
 from paddock.transfer.response import RangesNotSupported, ResponseBody, RetryableResponseError, open_body
 
 FILE = bytes(range(250)) * 800
@@ -59,3 +64,59 @@ def test_a_response_with_anything_else_is_a_wrong_answer(status: int, content_ra
     with pytest.raises(RetryableResponseError) as caught:
         open_response(status, body, content_range=content_range, has_length=True)
     assert caught.value.wrong
+
+
+@pytest.fixture
+def received() -> Iterator[Callable[..., ResponseBody]]:
+    """Makes the body of a response that came over a socket, with more bytes behind it."""
+    with ExitStack() as stack:
+
+        def receive(header: str, sent: bytes) -> ResponseBody:
+            ours, theirs = map(stack.enter_context, socket.socketpair())
+            theirs.settimeout(10)
+
+            def send() -> None:
+                theirs.sendall(f"HTTP/1.1 206 Partial\r\n{header}\r\n".encode() + sent)
+                theirs.shutdown(socket.SHUT_WR)
+
+            writer = threading.Thread(target=send)
+            writer.start()
+            stack.callback(writer.join)
+            answer = DirectResponse(ours)
+            stack.callback(answer.close)
+            answer.begin()
+            response = urllib3.HTTPResponse(
+                answer, headers=dict(answer.headers), status=206, preload_content=False, original_response=answer
+            )
+            return open_body(response, start=START, end=END, size=SIZE, whole=False, stall_s=30)
+
+        yield receive
+
+
+def test_a_body_is_received_into_memory_and_nothing_behind_it(received: Callable[..., ResponseBody]) -> None:
+    header = f"Content-Range: {RANGE}\r\nContent-Length: {END - START}\r\n"
+    memory, found = memoryview(bytearray(30_000)), b""
+    for count, requested in received(header, FILE[START:END] + b"HTTP/1.1 200 Fine").chunks_in(memory):
+        assert isinstance(requested, memoryview)
+        assert count == len(requested) <= len(memory)
+        assert bytes(requested) == bytes(memory[:count])
+        found += requested
+    assert found == FILE[START:END]
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_without_a_length_is_received_too(received: Callable[..., ResponseBody], chunked: bool) -> None:
+    sent = FILE[START:END]
+    header = f"Content-Range: {RANGE}\r\n" + ("Transfer-Encoding: chunked\r\n" if chunked else "Connection: close\r\n")
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(sent), sent) if chunked else sent
+    memory = memoryview(bytearray(30_000))
+    chunks = received(header, body).chunks_in(memory)
+    assert b"".join(bytes(requested) for _, requested in chunks) == sent
+
+
+def test_a_body_that_ends_early_is_told(received: Callable[..., ResponseBody]) -> None:
+    header = f"Content-Range: {RANGE}\r\nContent-Length: {END - START}\r\n"
+    body = received(header, FILE[START : END - 10])
+    with pytest.raises(RetryableResponseError, match="ended 10 bytes early"):
+        for _ in body.chunks_in(memoryview(bytearray(30_000))):
+            pass
