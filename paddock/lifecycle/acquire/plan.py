@@ -6,10 +6,10 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from paddock.chat.template import DERIVED_FILES
 from paddock.errors import BlobMissing, CorruptFile, SnapshotDiffers
-from paddock.lifecycle.assess.preflight import Chosen
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.eviction.facts import Fetching
@@ -26,6 +26,9 @@ from paddock.planning.file_selection import FileSelection
 from paddock.store.durable import disk_errors_in, names, statuses
 from paddock.store.protocol import RemoteStore, Store
 from paddock.transfer.digest import verify_file
+
+if TYPE_CHECKING:
+    from paddock.lifecycle.assess.preflight import Chosen
 
 log = logging.getLogger(__name__)
 
