@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from paddock.planning.placement import Target
 from paddock.planning.plan import PlanRequest
 from paddock.planning.targets import parse_target
 from tests.support.engine import let_the_engine_segfault, loaded_memory, real_model
-from tests.support.gguf import STRING, U32, tiny_llama
+from tests.support.gguf import STRING, U32, tiny_llama, tiny_shards
 from tests.support.llama_70b import write_llama_70b
 from tests.support.tiny_hub import MODEL, NAME, rejected_model, tiny_model
 
@@ -239,3 +240,16 @@ def test_seventy_billion_weights_on_the_hub_cost_their_header(
     print(f"70B on the Hub: header {header_bytes} bytes, sent {sent} bytes, {found.seconds:.2f} s, {found.plan.memory}")
     assert found.plan == here
     assert sent == found.bytes_read <= header_bytes + MIB
+
+
+def test_the_headers_of_shards_are_requested_at_once(clients: Clients, hub: HubService) -> None:
+    shards = [shard.to_bytes() for shard in tiny_shards(6)]
+    names = [f"tiny-Q8_0-{number + 1:05}-of-{len(shards):05}.gguf" for number in range(len(shards))]
+    hub.repository("org/split-GGUF").commit(dict(zip(names, shards, strict=True)))
+    each_s = 1.0
+    for name, shard in zip(names, shards, strict=True):
+        hub.inject("slow", f"org/split-GGUF/{name}", times=None, bytes_per_s=min(len(shard), 64 * 1024) / each_s)
+    began = time.monotonic()
+    found = preflight(clients, "org/split-GGUF", PlanRequest(256))
+    assert time.monotonic() - began < len(shards) * each_s / 2
+    assert found.file == names[0]

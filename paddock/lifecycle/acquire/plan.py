@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_REQUESTS = 8
 MIN_LEASED_BYTES = 1024 * 1024
 """A smaller file costs the Hub less than a download lease costs the remote store."""
 
@@ -111,7 +113,9 @@ def plan(clients: Clients, listing: Listing, choice: FileSelection) -> Acquisiti
         verifiable = {file.path for file in files if file.git_sha1 is not None}
         hints = {path: file for path, file in stored_files(clients.remote, id).items() if path in verifiable}
         stored = hints | stored
-        planned = tuple(_planned(clients.volume, clients.remote, file, stored.get(file.path)) for file in files)
+        with ThreadPoolExecutor(_REQUESTS, thread_name_prefix="paddock-plan") as pool:
+            found = pool.map(lambda file: _planned(clients.volume, clients.remote, file, stored.get(file.path)), files)
+            planned = tuple(found)
     return AcquisitionPlan(id, listing, choice, planned, need_bytes(clients, planned))
 
 

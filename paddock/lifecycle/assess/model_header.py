@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from paddock.engine.facts import knows_architecture
@@ -22,6 +23,8 @@ from paddock.timings import phase
 from paddock.transfer.ranges import RangeReader
 from paddock.validation.audit import ModelFacts, audit_set
 from paddock.validation.compatibility import EngineRequirements, engine_requirements
+
+_REQUESTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ def read_model_header(source: ModelSource, model: GgufSet) -> ModelHeader:
 
 def _read_header(name: str, model: GgufSet, open_shards: ShardOpener) -> ModelHeader:
     with phase("header"), open_shards(model) as shards:
+        _request_beginnings([shard for shard in shards if isinstance(shard, RangeReader)])
         audit = audit_set(shards, names=model.paths, knows_architecture=knows_architecture)
         require_accepted(name, audit.verdict, audit.findings)
         headers = [read_header(shard) for shard in shards]
@@ -93,3 +97,11 @@ def _read_header(name: str, model: GgufSet, open_shards: ShardOpener) -> ModelHe
         shards=tuple((header.prefix[: header.data_offset], header.size) for header in headers),
         local_bytes_read=audit.bytes_read if is_local else 0,
     )
+
+
+def _request_beginnings(shards: Sequence[RangeReader]) -> None:
+    """Fetch the first bytes of several files at once: each request takes as long as a server takes to answer it."""
+    if len(shards) > 1:
+        with ThreadPoolExecutor(_REQUESTS, thread_name_prefix="paddock-header") as pool:
+            for _ in pool.map(lambda shard: shard.read_at(0, 1), shards):
+                pass
