@@ -7,11 +7,13 @@ wakes every thread at once. A time-out short enough for Ctrl-C could not do that
 from __future__ import annotations
 
 import http.client
+import select
 import socket
+import ssl
 import threading
 import weakref
 from contextlib import AbstractContextManager, suppress
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import urllib3
@@ -33,10 +35,29 @@ _HEADERS_S: Final = 60.0
 class DirectResponse(http.client.HTTPResponse):
     """A response whose body can be received into memory of the caller, as much of it as is there."""
 
+    def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
+        super().__init__(sock, *arguments, **named)
+        self._arrived: select.poll | None = None
+        if isinstance(sock, ssl.SSLSocket):
+            self._arrived = select.poll()
+            self._arrived.register(sock, select.POLLIN)
+
     def receive_into(self, memory: memoryview) -> int:
         """Receive at least one byte, and return how many; 0 at the end of the body. Not for one that is `chunked`.
-        Raises OSError."""
-        if self.fp is None:
+        Raises OSError.
+
+        A read from TLS ends with a record, after 16 KiB: those that have arrived are read too.
+        """
+        count = self._receive(memory)
+        while self._arrived is not None and not self.isclosed() and count < len(memory) and self._arrived.poll(0):
+            try:
+                count += self._receive(memory[count:])
+            except OSError:  # the next call raises it again
+                break
+        return count
+
+    def _receive(self, memory: memoryview) -> int:
+        if self.isclosed():
             return 0
         count = self.fp.readinto1(memory if self.length is None else memory[: self.length])
         if self.length is not None:

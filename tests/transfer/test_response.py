@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import urllib3
 
 from paddock.transfer.connections import DirectResponse
 from paddock.transfer.response import RangesNotSupported, ResponseBody, RetryableResponseError, open_body
+from tests.support.certificates import make_authority
 
 FILE = bytes(range(250)) * 800
 START, END = 50_000, 150_000
@@ -66,22 +69,29 @@ def test_a_response_with_anything_else_is_a_wrong_answer(status: int, content_ra
     assert caught.value.wrong
 
 
-@pytest.fixture
-def received() -> Iterator[Callable[..., ResponseBody]]:
-    """Makes the body of a response that came over a socket, with more bytes behind it."""
+@pytest.fixture(params=["plain", "tls"])
+def received(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., ResponseBody]]:
+    """Makes the body of a response of which all bytes have arrived over a socket."""
+    authority = make_authority(tmp_path) if request.param == "tls" else None
     with ExitStack() as stack:
 
         def receive(header: str, sent: bytes) -> ResponseBody:
             ours, theirs = map(stack.enter_context, socket.socketpair())
-            theirs.settimeout(10)
+            for sock in (ours, theirs):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * len(FILE))
 
             def send() -> None:
-                theirs.sendall(f"HTTP/1.1 206 Partial\r\n{header}\r\n".encode() + sent)
-                theirs.shutdown(socket.SHUT_WR)
+                server = authority.server_context().wrap_socket(theirs, server_side=True) if authority else theirs
+                server.sendall(f"HTTP/1.1 206 Partial\r\n{header}\r\n".encode() + sent)
+                server.shutdown(socket.SHUT_WR)
+                stack.enter_context(server)
 
             writer = threading.Thread(target=send)
             writer.start()
-            stack.callback(writer.join)
+            if authority:
+                client = ssl.create_default_context(cafile=authority.ca)
+                ours = stack.enter_context(client.wrap_socket(ours, server_hostname="localhost"))
+            writer.join()
             answer = DirectResponse(ours)
             stack.callback(answer.close)
             answer.begin()
@@ -95,13 +105,15 @@ def received() -> Iterator[Callable[..., ResponseBody]]:
 
 def test_a_body_is_received_into_memory_and_nothing_behind_it(received: Callable[..., ResponseBody]) -> None:
     header = f"Content-Range: {RANGE}\r\nContent-Length: {END - START}\r\n"
-    memory, found = memoryview(bytearray(30_000)), b""
+    memory, found, counts = memoryview(bytearray(40_000)), b"", []
     for count, requested in received(header, FILE[START:END] + b"HTTP/1.1 200 Fine").chunks_in(memory):
         assert isinstance(requested, memoryview)
         assert count == len(requested) <= len(memory)
         assert bytes(requested) == bytes(memory[:count])
         found += requested
+        counts.append(count)
     assert found == FILE[START:END]
+    assert len(counts) <= 4, "all that has arrived is received at once, and not a record of 16 KiB"
 
 
 @pytest.mark.parametrize("chunked", [True, False])

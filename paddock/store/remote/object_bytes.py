@@ -27,8 +27,9 @@ class ObjectBytes(Bytes):
         self._retry_budget = RetryBudget(source.label, self._meter, cure="try again later")
         self._pause = threading.Event()
         self._body = ExitStack()
-        self._chunks: Iterator[tuple[int, bytes]] | None = None
-        self._left = b""
+        self._memory = memoryview(bytearray(_CHUNK_BYTES))
+        self._chunks: Iterator[tuple[int, bytes | memoryview]] | None = None
+        self._left: bytes | memoryview = b""
         self._position = 0
         self._whole = False
 
@@ -68,9 +69,9 @@ class ObjectBytes(Bytes):
         self._chunks, self._left, self._position = None, b"", offset
         end = self.size if self._whole else min(self.size, offset + _SPAN_BYTES)
         body = self._body.enter_context(self._client.open(offset, end, whole=self._whole))
-        self._chunks = body.chunks(_CHUNK_BYTES)
+        self._chunks = body.chunks_in(self._memory)
 
-    def _next_chunk(self) -> bytes:
+    def _next_chunk(self) -> bytes | memoryview:
         """The next bytes; empty at the end of the span."""
         for count, requested in self._chunks or ():
             self._meter.count(count, len(requested))
