@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
@@ -98,7 +99,12 @@ def prepare_fetch() -> None:
     """Import what checks weights, numpy above all, in a thread: for a command that will fetch a GGUF, and waits for
     servers and processes before."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's library starts a thread for each core, which spins
-    threading.Thread(target=import_module, args=["paddock.gguf.streaming_scan"]).start()
+
+    def import_scan() -> None:
+        with suppress(Exception):  # the import where it is needed says what is wrong
+            import_module("paddock.gguf.streaming_scan")
+
+    threading.Thread(target=import_scan).start()
 
 
 def make_volume() -> Volume:

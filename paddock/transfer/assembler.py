@@ -66,7 +66,7 @@ class Assembler:
         self._on_block = on_block
         self._buffer = block_buffer()
         self._reported_at = self._heartbeat_at = float("-inf")
-        self._heartbeat_position = self._done = 0
+        self._heartbeat_position = self._done = self._checkpoint = 0
         self._verification = VerificationSpeed()
         self.resumed_bytes = 0
         self.meter = Meter()
@@ -196,7 +196,7 @@ class Assembler:
                     ends = [bad_end, *(end for end in ends if end > bad_end)]
                     checkpoints = {end: proof for end, proof in checkpoints.items() if end > bad_end}
                     digest = good
-                good = digest.copy()
+                good, self._checkpoint = digest.copy(), digest.position
                 if digest.position % digest.segment_bytes == 0:
                     write_back.notify()
         return digest
@@ -247,7 +247,7 @@ class Assembler:
 
     def _record_piece(self, scheduler: RangeScheduler, fd: int, *, all_of_it: bool = False) -> bool:
         """Record one piece in the journal, if there is one. With `all_of_it`, however short it is."""
-        span = scheduler.take_unrecorded(BLOCK_BYTES, all_of_it=all_of_it)
+        span = scheduler.take_unrecorded(BLOCK_BYTES, after=self._checkpoint, all_of_it=all_of_it)
         if span and (piece := read_piece(fd, *span, self._buffer)):
             self._staging.journal.add_piece(piece)
         return span is not None

@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 import weakref
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
@@ -30,6 +31,8 @@ from paddock.transfer.deadlines import Deadlines
 _HEADERS_OF_TIMEOUT: Final = 3
 _HEADERS_S: Final = 60.0
 """The time for the headers of an answer: so many times the connection's time-out, or this long where it has none."""
+_RECORDS_S: Final = 0.02
+"""How long records of TLS are collected. On a line so slow that few arrive in it, a round for each costs little."""
 
 
 class DirectResponse(http.client.HTTPResponse):
@@ -37,6 +40,7 @@ class DirectResponse(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
         super().__init__(sock, *arguments, **named)
+        self._failure: OSError | None = None
         self._arrived: select.poll | None = None
         if isinstance(sock, ssl.SSLSocket):
             self._arrived = select.poll()
@@ -46,13 +50,22 @@ class DirectResponse(http.client.HTTPResponse):
         """Receive at least one byte, and return how many; 0 at the end of the body. Not for one that is `chunked`.
         Raises OSError.
 
-        A read from TLS ends with a record, after 16 KiB: those that have arrived are read too.
+        A read from TLS ends with a record, after 16 KiB: those that arrive within 20 ms are read too.
         """
-        count = self._receive(memory)
-        while self._arrived is not None and not self.isclosed() and count < len(memory) and self._arrived.poll(0):
+        if self._failure is not None:
+            raise self._failure
+        count, until = self._receive(memory), time.monotonic() + _RECORDS_S
+        while (
+            self._arrived is not None
+            and not self.isclosed()
+            and count < len(memory)
+            and time.monotonic() < until  # the beginning of a record may arrive long before its end
+            and self._arrived.poll(0)
+        ):
             try:
                 count += self._receive(memory[count:])
-            except OSError:  # the next call raises it again
+            except OSError as error:
+                self._failure = error
                 break
         return count
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 class Deadlines:
@@ -49,6 +49,7 @@ class Deadlines:
                 for key, (deadline, on_expired) in list(self._expiring.items()):
                     if deadline <= now:
                         del self._expiring[key]
-                        on_expired()
+                        with suppress(Exception):  # else no other block would expire
+                            on_expired()
                 self._wakes_at = min((deadline for deadline, _ in self._expiring.values()), default=float("inf"))
                 self._changed.wait(self._wakes_at - now if self._expiring else None)

@@ -175,6 +175,8 @@ class BlockThreads:
             block = self._ahead[1].result()[: end - start]
             self._buffer, self._other_buffer = self._other_buffer, self._buffer
         else:
+            if self._ahead:
+                wait([self._ahead[1]])  # until its buffer is free
             block = self._fill(self._buffer, digest, start, end)
         position = start + len(block)
         self._ahead = None

@@ -7,8 +7,8 @@ of the kernel that the writer ran on). Each line after it is one of two:
   `end` (exclusive). So checkpoints grow from the start of the file, the last one of a segment is the segment's digest,
   and a later checkpoint for the same end replaces an earlier one.
 - a *piece*: `piece`, the offsets of its start and end (exclusive), and `digest`, that of the bytes in between. One is
-  written for each 256 KiB or more that a worker wrote behind a gap, where no checkpoint reaches: with sixteen
-  connections most of the received bytes are there.
+  written for each 256 KiB or more that a worker wrote where no checkpoint reaches yet, and for less at the end of a
+  request: with sixteen connections most of the received bytes lie behind a gap.
 
 The journal is neither fsynced nor trusted: the process that adopts it hashes the data again, so that a power loss, a
 torn line or a wrong one costs time and nothing else. Lines that do not parse are skipped; a header that does not match
@@ -132,7 +132,7 @@ class Journal:
         self.is_empty = False
 
     def add_piece(self, piece: Piece) -> None:
-        """Ignored after `close`: a worker that did not end in time may still call it."""
+        """Add a piece. Ignored after `close`."""
         self._append(_piece_line(piece) + "\n")
         self.is_empty = False
 

@@ -229,13 +229,14 @@ class RangeScheduler:
                 raise self._error
             return self._contiguous_end(position)
 
-    def take_unrecorded(self, max_bytes: int, *, all_of_it: bool = False) -> tuple[int, int] | None:
-        """Start and end (exclusive) of written bytes that were not taken before, at most `max_bytes`; the last ones
-        first, since the reader comes to them last. None if no span has as much as `piece_bytes` of them, nor its end;
-        with `all_of_it`, if there are none. For the reader.
+    def take_unrecorded(self, max_bytes: int, *, after: int, all_of_it: bool = False) -> tuple[int, int] | None:
+        """Start and end (exclusive) of written bytes behind the offset `after` that were not taken before, at most
+        `max_bytes`; the last ones first, since the reader comes to them last. None if no span has as much as
+        `piece_bytes` of them, nor its end; with `all_of_it`, if there are none. For the reader.
         """
         with self._work_available:
             for span in reversed(self._spans):
+                span.recorded_to = max(span.recorded_to, min(after, span.written_to))
                 if span.recorded_to < span.written_to and (all_of_it or self._has_piece(span)):
                     start, span.recorded_to = span.recorded_to, min(span.written_to, span.recorded_to + max_bytes)
                     return start, span.recorded_to

@@ -133,8 +133,8 @@ class WorkerPool:
         self._client.close()
 
     def _work(self) -> None:
-        memory = memoryview(mmap.mmap(-1, self._limit.read_bytes))
         try:
+            memory = memoryview(mmap.mmap(-1, self._limit.read_bytes))
             fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 while (span := self.scheduler.acquire()) is not None:

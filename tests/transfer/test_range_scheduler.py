@@ -226,22 +226,22 @@ def test_written_bytes_behind_a_gap_are_taken_once_and_the_last_first() -> None:
     scheduler = RangeScheduler(0, 100, written_to=0, span_bytes=40, window_bytes=100, workers=3, piece_bytes=8)
     _, second, third = (acquire(scheduler) for _ in range(3))
     scheduler.advance(second, 7)
-    assert scheduler.take_unrecorded(100) is None, "fewer than a piece"
+    assert scheduler.take_unrecorded(100, after=0) is None, "fewer than a piece"
     scheduler.advance(second, 13)
     scheduler.advance(third, 9)
-    taken = [scheduler.take_unrecorded(15) for _ in range(4)]
+    taken = [scheduler.take_unrecorded(15, after=0) for _ in range(4)]
     assert taken == [(80, 89), (40, 55), None, None], "a piece more of the second is missing"
-    assert scheduler.take_unrecorded(15, all_of_it=True) == (55, 60)
-    assert scheduler.take_unrecorded(15, all_of_it=True) is None
+    assert scheduler.take_unrecorded(15, after=0, all_of_it=True) == (55, 60)
+    assert scheduler.take_unrecorded(15, after=0, all_of_it=True) is None
     scheduler.advance(third, third.end - third.written_to)
-    assert scheduler.take_unrecorded(100) == (89, 100), "the end of a span, however short"
+    assert scheduler.take_unrecorded(100, after=0) == (89, 100), "the end of a span, however short"
 
 
 def test_a_piece_wakes_the_reader_and_bytes_that_were_there_are_none() -> None:
     scheduler = RangeScheduler(
         0, 100, written_to=10, span_bytes=40, window_bytes=100, workers=3, pieces=[(60, 90)], piece_bytes=8
     )
-    assert scheduler.take_unrecorded(100, all_of_it=True) is None
+    assert scheduler.take_unrecorded(100, after=0, all_of_it=True) is None
     first, second = acquire(scheduler), acquire(scheduler)
     assert (first.start, second.start) == (10, 50)
     woken = threading.Thread(target=scheduler.frontier, args=[10], kwargs={"timeout_s": 60})
@@ -255,8 +255,17 @@ def test_a_piece_wakes_the_reader_and_bytes_that_were_there_are_none() -> None:
     scheduler.stop()
 
 
+def test_bytes_below_a_checkpoint_are_not_taken() -> None:
+    scheduler = RangeScheduler(0, 100, written_to=0, span_bytes=40, window_bytes=100, workers=3, piece_bytes=8)
+    first = acquire(scheduler)
+    scheduler.advance(first, 30)
+    assert scheduler.take_unrecorded(100, after=25) is None, "5 bytes are left"
+    assert scheduler.take_unrecorded(100, after=25, all_of_it=True) == (25, 30)
+    assert scheduler.take_unrecorded(100, after=40, all_of_it=True) is None
+
+
 def test_without_a_piece_length_nothing_is_taken() -> None:
     scheduler = RangeScheduler(0, 100, written_to=0, span_bytes=40, window_bytes=100, workers=3)
     acquire(scheduler)
     complete(scheduler, acquire(scheduler))
-    assert scheduler.take_unrecorded(100) is None
+    assert scheduler.take_unrecorded(100, after=0) is None

@@ -6,8 +6,9 @@ import io
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,51 @@ def test_a_body_that_ends_early_is_told(received: Callable[..., ResponseBody]) -
     with pytest.raises(RetryableResponseError, match="ended 10 bytes early"):
         for _ in body.chunks_in(memoryview(bytearray(30_000))):
             pass
+
+
+def test_records_that_arrive_slowly_are_not_waited_for(tmp_path: Path) -> None:
+    authority, records = make_authority(tmp_path), 200
+    ours, theirs = socket.socketpair()
+    header = f"HTTP/1.1 206 Partial\r\nContent-Length: {records}\r\n\r\n"
+
+    def send() -> None:
+        with authority.server_context().wrap_socket(theirs, server_side=True) as server, suppress(OSError):
+            server.sendall(header.encode())
+            for _ in range(records):
+                server.sendall(b"x")
+                time.sleep(0.01)
+
+    writer = threading.Thread(target=send)
+    writer.start()
+    client = ssl.create_default_context(cafile=authority.ca)
+    with client.wrap_socket(ours, server_hostname="localhost") as sock, DirectResponse(sock) as answer:
+        answer.begin()
+        assert answer.receive_into(memoryview(bytearray(2 * records))) < records / 2
+    writer.join()
+
+
+def test_an_error_after_received_bytes_is_raised_by_the_next_call(tmp_path: Path) -> None:
+    authority = make_authority(tmp_path)
+    ours, theirs = socket.socketpair()
+    broken_record = bytes.fromhex("1703030020") + bytes(32)
+    with theirs.dup() as below:
+
+        def send() -> None:
+            with authority.server_context().wrap_socket(theirs, server_side=True) as server, suppress(ssl.SSLError):
+                server.sendall(b"HTTP/1.1 206 Partial\r\nContent-Length: 30000\r\n\r\n" + bytes(20_000))
+                below.sendall(broken_record)
+                server.recv(1)  # until the client hangs up
+
+        writer = threading.Thread(target=send)
+        writer.start()
+        client = ssl.create_default_context(cafile=authority.ca)
+        with client.wrap_socket(ours, server_hostname="localhost") as sock, DirectResponse(sock) as answer:
+            answer.begin()
+            memory, received = memoryview(bytearray(30_000)), 0
+            while received < 20_000:
+                received += answer.receive_into(memory)
+            assert received == 20_000
+            for _ in range(2):
+                with pytest.raises(ssl.SSLError):
+                    answer.receive_into(memory)
+        writer.join()

@@ -103,5 +103,10 @@ def _request_beginnings(shards: Sequence[RangeReader]) -> None:
     """Fetch the first bytes of several files at once: each request takes as long as a server takes to answer it."""
     if len(shards) > 1:
         with ThreadPoolExecutor(_REQUESTS, thread_name_prefix="paddock-header") as pool:
-            for _ in pool.map(lambda shard: shard.read_at(0, 1), shards):
-                pass
+            try:
+                for _ in pool.map(lambda shard: shard.read_at(0, 1), shards):
+                    pass
+            except BaseException:
+                for shard in shards:
+                    shard.close()  # what is still on its way ends at once
+                raise
