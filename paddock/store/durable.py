@@ -43,6 +43,8 @@ _REFUSED = frozenset({errno.EACCES, errno.EPERM})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MISPLACED = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG})
 _NO_HARD_LINK = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
+_NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+_MAX_TRIES = 10
 
 
 def disk_error(error: OSError, where: object) -> PaddockError:
@@ -297,7 +299,8 @@ def link(existing: Path, name: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file, a link (not its target) or a tree. Does nothing when it is not there. Other processes may remove
-    it at the same time."""
+    it, or write into it, at the same time."""
+    tries = 0
     while True:
         try:
             if stat.S_ISDIR(path.lstat().st_mode):
@@ -307,6 +310,10 @@ def remove(path: Path) -> None:
         except FileNotFoundError:
             if not os.path.lexists(path):
                 return
+        except OSError as error:
+            tries += 1
+            if error.errno not in _NOT_EMPTY or tries == _MAX_TRIES:
+                raise
         else:
             return
 

@@ -17,6 +17,7 @@ from paddock.store.durable import names, sync_directory
 from paddock.store.manifests import check_report_name
 from paddock.untrusted.files import read_regular
 
+_TRIES = 10
 ON_VOLUME = "volume"
 """The place of a blob's copy on the volume, in the names of records."""
 
@@ -137,7 +138,18 @@ class Layout:
 
     def make_directory(self, directory: Path) -> Path:
         """Make `directory`, which is below the root, and its parents where they are missing, and return it. Raises
-        NoPermission where one of them is no real directory."""
+        NoPermission where one of them is no real directory. Other processes may remove empty ones at the same time."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self._make_directories(directory)
+            except FileNotFoundError:
+                if not left:
+                    raise
+            else:
+                break
+        return directory
+
+    def _make_directories(self, directory: Path) -> None:
         path = self.root
         for part in directory.relative_to(self.root).parts:
             parent, path = path, path / part
@@ -147,7 +159,6 @@ class Layout:
                 _check_is_directory(path)
             else:
                 sync_directory(parent)
-        return directory
 
     def check_directory(self, directory: Path) -> Path:
         """Check an existing directory before something in it is removed, and return it. Raises NoPermission where it,

@@ -20,12 +20,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from paddock.errors import CorruptFile
 from paddock.model.artifact import MANIFEST_MAX_BYTES
 from paddock.model.reference import SnapshotId
 from paddock.store import durable
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.recording import recording
 from paddock.untrusted.content import UnusableContent
+
+_TRIES = 10
 
 
 class RecordMatch(Enum):
@@ -57,8 +60,7 @@ class PublishedManifests:
         self._recorded.add(path)
         if not path.exists():
             with recording(self.root), durable.disk_errors_in(self.root):
-                self._layout.make_directory(path.parent)
-                durable.write_atomically(path, content)
+                self._write(path, content)
 
     def copies(self, id: SnapshotId) -> list[bytes]:
         """The recorded contents that still have their digest."""
@@ -70,15 +72,36 @@ class PublishedManifests:
                     contents.append(content)
         return contents
 
-    def remove(self, id: SnapshotId) -> None:
-        """Remove the records of a snapshot that is gone."""
+    def remove(self, id: SnapshotId, *, visible: Callable[[], bytes | None]) -> None:
+        """Remove the records of a snapshot that is gone. Where it is published again meanwhile, the record of `visible`
+        stays: the content of its manifest, or None."""
         directory = self._layout.published(id)
         self._recorded = {path for path in self._recorded if path.parent != directory}
         with suppress(FileNotFoundError):
-            self._layout.check_directory(directory.parent)
-            durable.remove(directory)
-        with suppress(OSError):  # other variants have theirs there
+            self._layout.check_directory(directory)
+            removed = self._layout.names(directory)
+            for name in removed:
+                durable.remove(directory / name)
+            content = None
+            with suppress(CorruptFile):
+                content = visible()
+            if content is not None and _name(content) in removed:
+                self.record(id, content)
+        with suppress(OSError):  # other variants have theirs there, or it has a new one
+            directory.rmdir()
             directory.parent.rmdir()
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Write a record. Another process that removes the snapshot may remove its directory at the same time."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self._layout.make_directory(path.parent)
+                durable.write_atomically(path, content)
+            except FileNotFoundError:
+                if not left:
+                    raise
+            else:
+                return
 
     def _names(self, id: SnapshotId) -> list[str]:
         names = self._layout.names(self._layout.published(id))

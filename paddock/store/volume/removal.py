@@ -161,7 +161,7 @@ class Removal:
         """Remove a hidden snapshot, and what is kept for it alone. `named` are its blobs."""
         with self._states.all_kept(named):
             durable.remove(hidden)
-        self._published.remove(id)
+        self._published.remove(id, visible=lambda: self._snapshots.manifest_content(id))
         for record in (self._layout.data_docs(id), self._layout.usage(id)):
             with suppress(FileNotFoundError):
                 self._layout.check_directory(record.parent)

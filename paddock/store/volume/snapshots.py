@@ -39,6 +39,8 @@ from paddock.store.volume.published import PublishedManifests, RecordMatch
 from paddock.untrusted.content import UnusableContent
 
 log = logging.getLogger(__name__)
+_COMPARISONS = 5
+_COMPARED_AGAIN_S = 0.01
 _WARNED: set[Path] = set()
 """Roots of the volumes whose snapshots of schema 1 were warned about: once in each process."""
 
@@ -68,20 +70,30 @@ class Snapshots:
     def read_stored(self, id: SnapshotId) -> StoredManifest | None:
         """As `read`, with the content of the manifest, and whether it is recorded."""
         path = self._layout.snapshot(id) / MANIFEST_NAME
+        for left in reversed(range(_COMPARISONS)):
+            content = self.manifest_content(id)
+            if content is None:
+                return None
+            result = self._published.compare(id, content)
+            if result is not RecordMatch.OTHER:
+                manifest = parse_manifest(content, id, where=str(path))
+                return StoredManifest(manifest, content, is_recorded=result is RecordMatch.AS_RECORDED)
+            if left:  # another process may remove or publish it at this moment
+                time.sleep(_COMPARED_AGAIN_S)
+        raise CorruptFile(
+            f"the manifest {path} was changed after it was published",
+            cure=f"write it again with `paddock verify {id} --repair`, or remove it with `paddock rm {id}`",
+        )
+
+    def manifest_content(self, id: SnapshotId) -> bytes | None:
+        """The content of a snapshot's manifest; None where there is no such snapshot. Raises CorruptFile."""
+        path = self._layout.snapshot(id) / MANIFEST_NAME
         try:
-            content = self._layout.read(path, max_bytes=MANIFEST_MAX_BYTES)
+            return self._layout.read(path, max_bytes=MANIFEST_MAX_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except UnusableContent as error:
             raise CorruptFile(f"the manifest {path} cannot be used: {error.reason}", cure=manifest_cure(id)) from None
-        result = self._published.compare(id, content)
-        if result is RecordMatch.OTHER:
-            raise CorruptFile(
-                f"the manifest {path} was changed after it was published",
-                cure=f"write it again with `paddock verify {id} --repair`, or remove it with `paddock rm {id}`",
-            )
-        manifest = parse_manifest(content, id, where=str(path))
-        return StoredManifest(manifest, content, is_recorded=result is RecordMatch.AS_RECORDED)
 
     def copy(self, id: SnapshotId) -> StoredManifest | None:
         """The recorded copy of a snapshot's manifest; None where there is none that can be read."""
@@ -111,8 +123,9 @@ class Snapshots:
         quarantined. Raises NotOnVolume, and CorruptFile."""
         manifest = self.read(id)
         for file in manifest.files if manifest else ():
-            damage = self._damage(self._layout.snapshot(id) / file.path, file)
-            if damage and self.read(id) is not None:  # else it was removed in between
+            path = self._layout.snapshot(id) / file.path
+            # Else it was removed in between, and perhaps published again.
+            if self._damage(path, file) and self.read(id) is not None and (damage := self._damage(path, file)):
                 raise CorruptFile(
                     f"{file.path} of {id.short} on {self._layout.label} {damage}",
                     cure=f"repair it with `paddock verify {id} --repair`",
@@ -291,6 +304,8 @@ class Snapshots:
                 if record:
                     self._published.record(manifest.id, content)
                 durable.place_directory(staged, final)
+                if record:  # again, if a process that removed an earlier one took it along
+                    self._published.record(manifest.id, content)
             durable.sync_directory(final.parent)
             with self._states.all_kept({file.sha256 for file in manifest.files}):
                 durable.remove(staged)
