@@ -72,7 +72,7 @@ class PublishedManifests:
                     contents.append(content)
         return contents
 
-    def remove(self, id: SnapshotId, *, visible: Callable[[], bytes | None]) -> None:
+    def remove(self, id: SnapshotId, *, visible: Callable[[], bytes | None] = lambda: None) -> None:
         """Remove the records of a snapshot that is gone. Where it is published again meanwhile, the record of `visible`
         stays: the content of its manifest, or None."""
         directory = self._layout.published(id)
