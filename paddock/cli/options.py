@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -98,7 +97,9 @@ def prepare_audit() -> None:
 def prepare_fetch() -> None:
     """Import what checks weights, numpy above all, in a thread: for a command that will fetch a GGUF, and waits for
     servers and processes before."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's library starts a thread for each core, which spins
+    from paddock import settings
+
+    settings.limit_numpy_to_one_thread()
 
     def import_scan() -> None:
         with suppress(Exception):  # the import where it is needed says what is wrong

@@ -122,6 +122,12 @@ def keep_matplotlib_in_cache() -> None:
     os.environ.setdefault("MPLCONFIGDIR", str(load().cache / "paddock" / "matplotlib"))
 
 
+def limit_numpy_to_one_thread() -> None:
+    """Let numpy's library, once it is imported, start no thread for each core, unless OPENBLAS_NUM_THREADS is set: they
+    wait for work by spinning."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def visible_gpus() -> tuple[str, ...] | None:
     """The numbers or UUIDs of GPUs in CUDA_VISIBLE_DEVICES; None if it is not set, and all GPUs are visible."""
     value = os.environ.get("CUDA_VISIBLE_DEVICES")
