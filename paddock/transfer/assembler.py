@@ -29,7 +29,7 @@ from paddock.transfer.digest import (
 )
 from paddock.transfer.meter import Meter
 from paddock.transfer.options import Options
-from paddock.transfer.pieces import PIECE_BYTES, read_piece, verified_pieces
+from paddock.transfer.pieces import read_piece, verified_pieces
 from paddock.transfer.preallocation import UNDER_UMASK, disk_error, preallocate, require_space, write_at
 from paddock.transfer.progress import OnProgress, Progress, VerificationSpeed
 from paddock.transfer.range_scheduler import RangeScheduler
@@ -171,7 +171,7 @@ class Assembler:
             digest.size,
             written_to=written_to,
             pieces=pieces,
-            piece_bytes=PIECE_BYTES,
+            journal=self._staging.journal,
         )
         threads = BlockThreads(fd, self._on_block)
         with self._recording_at_the_end(fd, pool.scheduler), pool as scheduler, threads:

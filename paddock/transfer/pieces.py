@@ -26,7 +26,7 @@ class PieceRecorder:
         self._start = self._end = start
         self._hash = SegmentHash()
 
-    def add(self, block: bytes) -> None:
+    def add(self, block: bytes | memoryview) -> None:
         """Add the next bytes, which are already in the file."""
         self._hash.update(block)
         self._end += len(block)

@@ -31,14 +31,15 @@ _SPEED_UP_EVERY_S = 5.0
 class Span:
     """The bytes from `start` up to `end` (exclusive), of which those before `written_to` are in the file.
 
-    `recorded_to`: those before it need no record: the reader took them, or they were there at the start. `busy`: a
-    worker fetches it. `whole`: it is fetched without a range request, by reading the whole body from its start, since
-    the server does not support ranges.
+    `gap`: it lies between bytes that were there at the start, or before them, and its worker records it.
+    `recorded_to`: the bytes before it need no record by the reader. `busy`: a worker fetches it. `whole`: it is fetched
+    without a range request, by reading the whole body from its start, since the server does not support ranges.
     """
 
     start: int
     end: int
     written_to: int
+    gap: bool = False
     recorded_to: int = field(init=False)
     busy: bool = False
     whole: bool = False
@@ -72,8 +73,9 @@ class RangeScheduler:
 
     The bytes before `written_to` are in the file already, and so are those of the `pieces`: (start, end), in order, not
     overlapping, and behind `written_to`. `invalidate` says which of them turned out to be wrong. The window may grow up
-    to `max_window_bytes` where requests are slow. The reader is woken for each `piece_bytes` of a span, with which it
-    can do something (`take_unrecorded`) while it has nothing to read.
+    to `max_window_bytes` where requests are slow; gaps between the pieces are filled at once, however far ahead of the
+    reader. The reader is woken for each `piece_bytes` of another span, with which it can do something
+    (`take_unrecorded`) while it has nothing to read.
     """
 
     def __init__(
@@ -159,6 +161,8 @@ class RangeScheduler:
         """
         with self._work_available:
             span.written_to += count
+            if span.gap:
+                span.recorded_to = span.written_to
             self._written_bytes += count
             if span is self._spans[0] or span.written_to == span.end or self._has_piece(span):
                 self._bytes_written.notify()
@@ -254,7 +258,7 @@ class RangeScheduler:
 
     def _cut(self, start: int, end: int) -> list[Span]:
         cuts = [*range(start, end, self._span_bytes), end]
-        return [Span(a, b, a) for a, b in itertools.pairwise(cuts)]
+        return [Span(a, b, a, gap=True) for a, b in itertools.pairwise(cuts)]
 
     def _pick(self) -> Span | None:
         if self._whole:

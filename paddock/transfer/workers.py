@@ -11,7 +11,8 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,9 @@ from types import TracebackType
 from paddock.errors import TransferInterrupted
 from paddock.model.source import Source
 from paddock.transfer.client import RangeClient
+from paddock.transfer.journal import Journal
 from paddock.transfer.meter import Meter
+from paddock.transfer.pieces import PIECE_BYTES, PieceRecorder
 from paddock.transfer.preallocation import disk_error, write_at
 from paddock.transfer.range_scheduler import ConnectionShare, RangeScheduler, Span
 from paddock.transfer.rate_limit import RateLimit
@@ -68,7 +71,8 @@ class WorkerPool:
     """Threads that fetch the bytes from `start` up to `end` (exclusive) into `path`: at the same offsets, or with
     `rebased` from offset 0 on.
 
-    `written_to`, `pieces` and `piece_bytes` are as in `RangeScheduler`: the first two say what the file holds already.
+    `written_to` and `pieces` say what the file holds already, as in `RangeScheduler`. With a `journal`, what fills a
+    gap between them is recorded there; of the rest, the reader is told for each piece.
 
     A context manager: the workers run inside of it, on connections of their own, and have stopped at its end. One that
     still resolves a name or connects (10 s at most) may take longer; it notices the end, and does nothing more.
@@ -84,10 +88,11 @@ class WorkerPool:
         written_to: int,
         rebased: bool = False,
         pieces: Sequence[tuple[int, int]] = (),
-        piece_bytes: int | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._context = context
         self._path = path
+        self._journal = journal
         self._offset = start if rebased else 0
         workers = max(1, min(context.connections, -(-(end - start) // context.span_bytes)))
         self.scheduler = RangeScheduler(
@@ -100,7 +105,7 @@ class WorkerPool:
             workers=workers,
             share=_SHARE,
             pieces=pieces,
-            piece_bytes=piece_bytes,
+            piece_bytes=None if journal is None else PIECE_BYTES,
         )
         self._limit = RateLimit(context.limit_rate_bytes_per_s, connections=workers, stopped=self.scheduler.stopped)
         self._client = RangeClient(context.source, connections=workers, stall_s=context.stall_s)
@@ -168,7 +173,7 @@ class WorkerPool:
                 cure="try again: the received bytes are kept",
             )
         position, began = span.written_to, time.monotonic()
-        with self._client.open(position, span.end, whole=span.whole) as body:
+        with self._client.open(position, span.end, whole=span.whole) as body, self._recorder(span) as record:
             self.scheduler.responded(time.monotonic() - began)
             for received, requested in body.chunks_in(memory):
                 self._context.meter.count(received, len(requested))
@@ -176,6 +181,20 @@ class WorkerPool:
                     return
                 if requested:
                     write_at(fd, requested, span.written_to - self._offset)
+                    record(requested)
                     if not self.scheduler.advance(span, len(requested)):
                         return
                 self._limit.consume(received)
+
+    @contextmanager
+    def _recorder(self, span: Span) -> Iterator[Callable[[bytes | memoryview], None]]:
+        """Record what is written of a gap as pieces, the last one however short it is. The reader may be far behind it,
+        and busy with bytes that were here."""
+        if self._journal is None or not span.gap:
+            yield lambda _: None
+            return
+        recorder = PieceRecorder(self._journal, span.written_to)
+        try:
+            yield recorder.add
+        finally:
+            recorder.flush()

@@ -239,11 +239,11 @@ def test_written_bytes_behind_a_gap_are_taken_once_and_the_last_first() -> None:
 
 def test_a_piece_wakes_the_reader_and_bytes_that_were_there_are_none() -> None:
     scheduler = RangeScheduler(
-        0, 100, written_to=10, span_bytes=40, window_bytes=100, workers=3, pieces=[(60, 90)], piece_bytes=8
+        0, 100, written_to=10, span_bytes=40, window_bytes=100, workers=3, pieces=[(30, 60)], piece_bytes=8
     )
     assert scheduler.take_unrecorded(100, after=0, all_of_it=True) is None
     first, second = acquire(scheduler), acquire(scheduler)
-    assert (first.start, second.start) == (10, 50)
+    assert (first.start, second.start) == (10, 60)
     woken = threading.Thread(target=scheduler.frontier, args=[10], kwargs={"timeout_s": 60})
     woken.start()
     scheduler.advance(second, 7)
@@ -253,6 +253,18 @@ def test_a_piece_wakes_the_reader_and_bytes_that_were_there_are_none() -> None:
     woken.join(10)
     assert not woken.is_alive()
     scheduler.stop()
+
+
+def test_bytes_that_fill_a_gap_are_left_to_the_worker_that_records_them() -> None:
+    scheduler = RangeScheduler(
+        0, 100, written_to=10, span_bytes=40, window_bytes=100, workers=3, pieces=[(30, 60)], piece_bytes=8
+    )
+    gap, behind = acquire(scheduler), acquire(scheduler)
+    assert (gap.gap, behind.gap) == (True, False)
+    complete(scheduler, gap)
+    complete(scheduler, behind)
+    assert scheduler.take_unrecorded(100, after=0, all_of_it=True) == (60, 100)
+    assert scheduler.take_unrecorded(100, after=0, all_of_it=True) is None
 
 
 def test_bytes_below_a_checkpoint_are_not_taken() -> None:

@@ -7,6 +7,8 @@ import json
 import os
 import random
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from paddock.transfer.fetch import fetch
 from paddock.transfer.journal import Journal, Piece
 from paddock.transfer.options import Options
 from tests.support.segments import segment_of
+from tests.support.waiting import wait_for
 from tests.transfer.remote import KIB, MIB, SMALL, content, on_hub, sha256_of
 from tests.transfer.resume import LOST_BYTES, SPAN, create_partial, fetching_process, result_of, resume_and_check
 
@@ -131,6 +134,38 @@ def test_bytes_behind_a_gap_are_used_without_any_checkpoint(hub: HubService, sta
     source = on_hub(hub, data)
     write_pieces(create_partial(source, staging, data, written=0), data, (MIB, 2 * MIB))
     assert resume_and_check(source, staging, data).resumed_bytes == MIB
+
+
+def test_gaps_are_recorded_while_the_reader_is_busy_with_bytes_that_were_here(hub: HubService, staging: Path) -> None:
+    data = content(16 * MIB)
+    source = on_hub(hub, data)
+    directory = create_partial(source, staging, data, written=MIB)
+    # As of a model of which most tensors are copied from the one before: gaps far beyond a window.
+    here = [(start, start + MIB) for start in range(3 * MIB, 16 * MIB, 3 * MIB)]
+    write_pieces(directory, data, *here)
+    missing = len(data) - MIB - sum(end - start for start, end in here)
+    is_read, received = threading.Event(), threading.Event()
+
+    def on_block(offset: int, block: memoryview) -> None:
+        is_read.set()
+        assert received.wait(60)
+
+    def recorded() -> int:
+        [journal] = staging.glob("*/*/journal")  # the fetch has a directory of its own
+        spans = [line["piece"] for line in map(json.loads, journal.read_text().splitlines()) if "piece" in line]
+        return sum(end - start for start, end in spans if [start, end] not in map(list, here))
+
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(fetch, source, staging=staging, options=SMALL, on_block=on_block)
+        try:
+            assert is_read.wait(60)
+            wait_for(lambda: recorded() == missing)
+        finally:
+            received.set()
+        staged = running.result(60)
+    assert staged is not None
+    assert staged.path.read_bytes() == data
+    assert hub.stats().total_bytes_sent == missing
 
 
 def test_a_flipped_byte_behind_a_gap_costs_its_piece(hub: HubService, staging: Path) -> None:
