@@ -148,6 +148,15 @@ def statuses(directory: Path) -> Iterator[os.stat_result]:
                 yield os.lstat(Path(parent, name))
 
 
+def despite_removals(change: Callable[[], T]) -> T:
+    """Call `change`, and again where it raises FileNotFoundError, at most ten times: another process may remove a
+    directory that is empty just when this one is about to put something there."""
+    for _ in range(_MAX_TRIES - 1):
+        with suppress(FileNotFoundError):
+            return change()
+    return change()
+
+
 def sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -103,7 +103,7 @@ def run(mode: str, root: Path, count: int, faults: Faults) -> int:
     return injected
 
 
-@pytest.mark.parametrize(("mode", "count"), [("kill", 5), ("undo", 1)])
+@pytest.mark.parametrize(("mode", "count"), [("kill", 5), ("undo", 1), ("race", 20)])
 def test_processes_that_are_killed_or_run_at_once_leave_a_sound_volume(
     memory: Path, faults: Faults, mode: str, count: int
 ) -> None:

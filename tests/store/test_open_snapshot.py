@@ -223,7 +223,7 @@ class TestManifest:
         value["files"][0]["segments"] = forged.segments
         (snapshot / "manifest.json").unlink()
         (snapshot / "manifest.json").write_text(json.dumps(value))
-        volume.published.remove(stored.id)
+        volume.published.remove(stored.id, visible=lambda: None)
         manifest = volume.snapshot(stored.id)
         assert manifest is not None
         with pytest.raises(CorruptFile, match="has the sha256"), open_stored(volume, manifest):
@@ -231,7 +231,7 @@ class TestManifest:
 
     def test_one_without_a_record_is_told_from_one_that_was_edited(self, volume: Volume) -> None:
         manifest = publish(volume, A, SMALL, volume.root)
-        volume.published.remove(manifest.id)
+        volume.published.remove(manifest.id, visible=lambda: None)
         with open_stored(volume, manifest) as opened:
             assert not opened.is_recorded
             opened.record()

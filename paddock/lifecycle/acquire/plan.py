@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_REQUESTS = 8
 MIN_LEASED_BYTES = 1024 * 1024
 """A smaller file costs the Hub less than a download lease costs the remote store."""
 
@@ -113,7 +112,7 @@ def plan(clients: Clients, listing: Listing, choice: FileSelection) -> Acquisiti
         verifiable = {file.path for file in files if file.git_sha1 is not None}
         hints = {path: file for path, file in stored_files(clients.remote, id).items() if path in verifiable}
         stored = hints | stored
-        with ThreadPoolExecutor(_REQUESTS, thread_name_prefix="paddock-plan") as pool:
+        with ThreadPoolExecutor(clients.settings.connections, thread_name_prefix="paddock-plan") as pool:
             found = pool.map(lambda file: _planned(clients.volume, clients.remote, file, stored.get(file.path)), files)
             planned = tuple(found)
     return AcquisitionPlan(id, listing, choice, planned, need_bytes(clients, planned))

@@ -20,8 +20,6 @@ from paddock.store.protocol import RemoteStore
 from paddock.store.volume import Volume
 from paddock.store.volume.verifications import in_remote
 
-_REQUESTS = 8
-
 
 def with_copies(clients: Clients, facts: VolumeFacts) -> VolumeFacts:
     """The facts with the copies of the snapshots that are not protected. Raises StoreUnavailable and StoreRefused."""
@@ -36,7 +34,7 @@ def verified_copies(clients: Clients, ids: Iterable[SnapshotId]) -> set[Snapshot
         return set()
     manifests = [manifest for id in ids if (manifest := _manifest(clients.volume, id)) is not None]
     recorded = [one for one in manifests if all(_is_recorded(clients.volume, remote, file) for file in one.files)]
-    with ThreadPoolExecutor(_REQUESTS) as pool:
+    with ThreadPoolExecutor(clients.settings.connections) as pool:
         copied = pool.map(lambda manifest: _is_copied(clients.volume, remote, manifest), recorded)
         return {manifest.id for manifest, is_copied in zip(recorded, copied, strict=True) if is_copied}
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from paddock.errors import NoPermission
 from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import SnapshotId, Variant
-from paddock.store.durable import names, sync_directory
+from paddock.store.durable import despite_removals, names, sync_directory
 from paddock.store.manifests import check_report_name
 from paddock.untrusted.files import read_regular
 
-_TRIES = 10
 ON_VOLUME = "volume"
 """The place of a blob's copy on the volume, in the names of records."""
 
@@ -139,14 +138,7 @@ class Layout:
     def make_directory(self, directory: Path) -> Path:
         """Make `directory`, which is below the root, and its parents where they are missing, and return it. Raises
         NoPermission where one of them is no real directory. Other processes may remove empty ones at the same time."""
-        for left in reversed(range(_TRIES)):
-            try:
-                self._make_directories(directory)
-            except FileNotFoundError:
-                if not left:
-                    raise
-            else:
-                break
+        despite_removals(lambda: self._make_directories(directory))
         return directory
 
     def _make_directories(self, directory: Path) -> None:

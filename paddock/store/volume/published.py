@@ -28,8 +28,6 @@ from paddock.store.volume.layout import Layout
 from paddock.store.volume.recording import recording
 from paddock.untrusted.content import UnusableContent
 
-_TRIES = 10
-
 
 class RecordMatch(Enum):
     """The result of comparing a manifest with its records."""
@@ -60,7 +58,8 @@ class PublishedManifests:
         self._recorded.add(path)
         if not path.exists():
             with recording(self.root), durable.disk_errors_in(self.root):
-                self._write(path, content)
+                # Another process that removes the snapshot may remove its directory at the same time.
+                durable.despite_removals(lambda: self._write(path, content))
 
     def copies(self, id: SnapshotId) -> list[bytes]:
         """The recorded contents that still have their digest."""
@@ -72,7 +71,7 @@ class PublishedManifests:
                     contents.append(content)
         return contents
 
-    def remove(self, id: SnapshotId, *, visible: Callable[[], bytes | None] = lambda: None) -> None:
+    def remove(self, id: SnapshotId, *, visible: Callable[[], bytes | None]) -> None:
         """Remove the records of a snapshot that is gone. Where it is published again meanwhile, the record of `visible`
         stays: the content of its manifest, or None."""
         directory = self._layout.published(id)
@@ -92,16 +91,8 @@ class PublishedManifests:
             directory.parent.rmdir()
 
     def _write(self, path: Path, content: bytes) -> None:
-        """Write a record. Another process that removes the snapshot may remove its directory at the same time."""
-        for left in reversed(range(_TRIES)):
-            try:
-                self._layout.make_directory(path.parent)
-                durable.write_atomically(path, content)
-            except FileNotFoundError:
-                if not left:
-                    raise
-            else:
-                return
+        self._layout.make_directory(path.parent)
+        durable.write_atomically(path, content)
 
     def _names(self, id: SnapshotId) -> list[str]:
         names = self._layout.names(self._layout.published(id))
