@@ -15,6 +15,7 @@ from infra.local.hub import HubService
 from paddock.errors import CorruptFile, NotEnoughDisk, TransferInterrupted, UnsafeName
 from paddock.model.source import Expected
 from paddock.settings import Settings
+from paddock.transfer.connections import DirectResponse
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
@@ -46,6 +47,26 @@ def test_every_size_is_fetched_with_the_digest_of_each_segment(
     assert (staged.transferred_bytes, staged.resumed_bytes) == (size, 0)
     staged.discard()
     assert list((tmp_path / "partial").iterdir()) == []
+
+
+def test_bodies_are_received_into_memory_of_their_own(
+    hub: HubService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not through urllib3, which copies them: it would take over where its response has changed."""
+    received = []
+    receive_into = DirectResponse.receive_into
+
+    def counted(response: DirectResponse, memory: memoryview) -> int:
+        count = receive_into(response, memory)
+        received.append(count)
+        return count
+
+    monkeypatch.setattr(DirectResponse, "receive_into", counted)
+    data = content(3 * MIB)
+    staged = fetch(on_hub(hub, data), staging=tmp_path, options=SMALL)
+    assert staged is not None
+    assert staged.path.read_bytes() == data
+    assert sum(received) == len(data)
 
 
 def test_ranges_are_fetched_in_parallel_and_each_byte_once(hub: HubService, tmp_path: Path) -> None:
