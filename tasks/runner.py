@@ -31,6 +31,8 @@ class PrefectRunner(Runner):
     """Runs each step as a task of the current flow run. `target` is the machine that the run's artifacts are about.
     `clients` are by default those of the run."""
 
+    allows_threads = False
+
     def __init__(self, target: str = THIS_MACHINE, clients: Clients | None = None) -> None:
         self._clients = clients or connect_run()
         self._target = target

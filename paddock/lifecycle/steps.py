@@ -114,6 +114,12 @@ class Runner(Protocol):
         promotion once. None: each call is an operation of its own."""
         ...
 
+    @property
+    def allows_threads(self) -> bool:
+        """Whether several threads may run steps at the same time. Not where a failed step is tried again after a pause:
+        another one's failure could not end it."""
+        ...
+
     def run(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
 
     def listener(self, id: SnapshotId) -> ProgressListener:
@@ -145,6 +151,10 @@ class PlainRunner(Runner):
     @property
     def clients(self) -> Clients:
         return self._clients
+
+    @property
+    def allows_threads(self) -> bool:
+        return not self._retry
 
     def run(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         with log_fields(**step.log_fields(*args, **kwargs)), phase(step.title.partition("{")[0].rstrip("-")):

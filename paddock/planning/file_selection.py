@@ -63,7 +63,7 @@ class RankedFile:
 class FileSelection:
     """The files to download, and the candidates that they were selected from.
 
-    `files` are in the order of the download, small ones first. `sets` are the GGUF models among them, including a
+    `files` are the companions, then the models. `sets` are the GGUF models among them, including a
     projector, and `model_files` the shards of the language model, which `get_gguf_file_path` returns later. `variant`
     is the name of that model in the revision, with the projector if there is one. `projector` is None for a projector
     that was chosen alone. `candidates` are sorted best first. `left_out` are small files that

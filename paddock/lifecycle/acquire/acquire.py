@@ -10,6 +10,7 @@ from paddock.lifecycle.acquire.fetch import fetch_file
 from paddock.lifecycle.acquire.plan import AcquisitionPlan, plan_files
 from paddock.lifecycle.acquire.publish import Published, publish
 from paddock.lifecycle.acquire.resolve import resolve
+from paddock.lifecycle.acquire.transfers import fetch_files
 from paddock.lifecycle.assess.audit import audit_acquired
 from paddock.lifecycle.assess.header_cache import is_cached_head_right
 from paddock.lifecycle.assess.preflight import Chosen, choose_fitting
@@ -87,7 +88,12 @@ def _fetch_chosen(
     plan = runner.run(plan_files, listing, chosen, for_promotion=request.for_promotion)
     listener = runner.listener(plan.id)
     listener.on_start(plan.fetch_bytes)
-    acquired = tuple(runner.run(fetch_file, listing, planned, progress=listener.on_progress) for planned in plan.files)
+    acquired = fetch_files(
+        runner,
+        plan.files,
+        lambda planned, progress, cancel: runner.run(fetch_file, listing, planned, progress=progress, cancel=cancel),
+        listener,
+    )
     listener.on_finish(acquired)
     return chosen, plan, acquired
 

@@ -9,6 +9,7 @@ template, stop sequences.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from paddock.gguf.survey import survey_snapshot
 from paddock.lifecycle.acquire.fetch import fetch_remote_file
 from paddock.lifecycle.acquire.plan import AcquisitionPlan, need_bytes, stored_files, with_room
 from paddock.lifecycle.acquire.publish import Published, publish_audited
+from paddock.lifecycle.acquire.transfers import fetch_files
 from paddock.lifecycle.assess.audit import Audited, audit_acquired
 from paddock.lifecycle.clients import Clients, require_remote
 from paddock.lifecycle.locate import locate, locate_in, visible_path
@@ -143,12 +145,23 @@ def _planned(clients: Clients, file: RepositoryFile) -> PlannedFile:
     ),
 )
 def restore_file(
-    clients: Clients, manifest: Manifest, planned: PlannedFile, *, progress: OnProgress | None = None
+    clients: Clients,
+    manifest: Manifest,
+    planned: PlannedFile,
+    *,
+    progress: OnProgress | None = None,
+    cancel: threading.Event | None = None,
 ) -> Acquired:
     """Fetch one file of the snapshot onto the volume, and verify it. Raises CorruptFile, TransferRefused, and the
     errors of the transfer."""
-    segment_bytes = clients.settings.segment_bytes
-    return fetch_remote_file(clients, manifest.model, planned, segment_bytes=segment_bytes, progress=progress)
+    return fetch_remote_file(
+        clients,
+        manifest.model,
+        planned,
+        segment_bytes=clients.settings.segment_bytes,
+        progress=progress,
+        cancel=cancel,
+    )
 
 
 @step(Kind.LOCAL, "audit", warnings=lambda audited: audited.notes)
@@ -191,8 +204,11 @@ def restore(runner: Runner, wanted: Reference, *, promote: bool = True) -> Resto
     listener = runner.listener(plan.id)
     listener.on_start(plan.fetch_bytes)
     transfer_began = time.monotonic()
-    acquired = tuple(
-        runner.run(restore_file, manifest, planned, progress=listener.on_progress) for planned in plan.files
+    acquired = fetch_files(
+        runner,
+        plan.files,
+        lambda planned, progress, cancel: runner.run(restore_file, manifest, planned, progress=progress, cancel=cancel),
+        listener,
     )
     transfer_s = time.monotonic() - transfer_began
     listener.on_finish(acquired)
