@@ -36,6 +36,9 @@ pytestmark = [pytest.mark.torture, pytest.mark.timeout(1200)]
 TEMPLATE = b"{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
 REFUSAL = b"{% for m in messages if 'colours' in m.content %}{{ raise_exception('no colours') }}{% endfor %}"
 _CONTEXT = 1024
+POLL_S = 2.0
+"""Often enough, and so seldom that this process uses no more of the processor than before: answers at another load of
+the machine are not compared."""
 
 
 @dataclass
@@ -89,7 +92,7 @@ def with_template(content: bytes, template: bytes) -> bytes:
 @pytest.fixture(scope="module")
 def clients(tmp_path_factory: pytest.TempPathFactory) -> Clients:
     """A volume with the real model as `a`, which is promoted; `b`, `c` and `e`, with other names in them, of which `e`
-    was tuned to far more threads than there are cores; and `f`, whose chat template refuses what is asked."""
+    was tuned to one thread; and `f`, whose chat template refuses what is asked."""
     root = tmp_path_factory.mktemp("watch-command")
     clients = connect(Settings(volume=root / "models"))
     clients.volume.prepare()
@@ -105,8 +108,7 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Clients:
         letter: publish(clients.volume, Revision(letter * 40), {"model-Q4_1.gguf": content}, root)
         for letter, content in contents.items()
     }
-    # More threads than cores wait for each other.
-    store_tuning(clients, manifests["e"], {"n_threads": 8 * this_machine().cores})
+    store_tuning(clients, manifests["e"], {"n_threads": 1, "n_threads_batch": 1})
     promote_snapshot(clients, manifests["a"].id, "first")
     return clients
 
@@ -138,8 +140,10 @@ def test_a_sound_promotion_is_kept_and_a_failing_dying_or_slow_one_rolled_back(c
         time.sleep(90)  # the speed before
         promote(clients, "b")
         wait_for(serves(url, "b"), limit_s=120)
-        wait_for(lambda: state(url) == "kept", limit_s=300)
-        print("\nsound:", health(url)["watch"])
+        wait_for(lambda: state(url) == "kept", limit_s=300, every_s=POLL_S)
+        watch = health(url)["watch"]
+        print("\nsound:", watch)
+        assert "times the one before" in str(watch), "the speed was compared"
         assert [one for one in load.since(0) if not one.complete] == []
 
         promote(clients, "f")
@@ -178,10 +182,13 @@ def test_a_sound_promotion_is_kept_and_a_failing_dying_or_slow_one_rolled_back(c
         assert decided_s < 60
         assert last.revision == "b" * 40
 
+        if this_machine().cores < 2:
+            pytest.skip("one core is all that this machine has: no revision can be slower by its threads")
+        time.sleep(90)  # the speed before, of the engine that was loaded again
         promote(clients, "e")
         wait_for(serves(url, "e"), limit_s=120)
         slow = time.monotonic()
-        wait_for(serves(url, "b"), limit_s=400)
+        wait_for(serves(url, "b"), limit_s=400, every_s=POLL_S)
         last = clients.volume.history(MODEL)[-1]
         print(f"slow: back after {time.monotonic() - slow:.1f} s: {last.reason}")
         assert "times the one before" in last.reason
