@@ -31,7 +31,7 @@ _SPEED_UP_EVERY_S = 5.0
 class Span:
     """The bytes from `start` up to `end` (exclusive), of which those before `written_to` are in the file.
 
-    `gap`: it lies between bytes that were there at the start, or before them, and its worker records it.
+    `gap`: bytes behind it were there at the start, so that its worker records it.
     `recorded_to`: the bytes before it need no record by the reader. `busy`: a worker fetches it. `whole`: it is fetched
     without a range request, by reading the whole body from its start, since the server does not support ranges.
     """

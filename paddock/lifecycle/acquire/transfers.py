@@ -28,13 +28,14 @@ FetchFile = Callable[[PlannedFile, OnProgress, threading.Event], Acquired]
 def fetch_files(
     runner: Runner, files: Sequence[PlannedFile], fetch: FetchFile, listener: ProgressListener
 ) -> tuple[Acquired, ...]:
-    """Fetch the files, with the small ones in threads of their own where the runner allows it. The listener hears of
-    one file at a time.
+    """Fetch the files, with the small ones in threads of their own where the runner allows it and a connection is left
+    for them. The listener hears of one file at a time.
 
     Raises the first error of a file; the others end then, and what was received of them is kept.
     """
+    at_once = min(_AT_ONCE, runner.clients.settings.connections - 1)  # one is left for the large files
     beside = [file for file in files if file.file.size <= SMALL_BYTES]
-    if not runner.allows_threads or len(files) == 1:
+    if not runner.allows_threads or at_once == 0 or len(files) == 1:
         beside = []
     lock, cancel = threading.Lock(), threading.Event()
     fetched: dict[str, Acquired] = {}
@@ -56,7 +57,7 @@ def fetch_files(
                 failures.append(error)
                 cancel.set()
 
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="paddock-small") as pool:
+    with ThreadPoolExecutor(max(1, at_once), thread_name_prefix="paddock-small") as pool:
         running = [pool.submit(copy_context().run, fetch_beside, file) for file in beside]
         try:
             for file in files:
