@@ -22,6 +22,7 @@ import pytest
 
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.promote.promote import promote_snapshot
+from paddock.measure.paired_answers import BLOCK_S, MIN_BLOCKS
 from paddock.model.hardware import this_machine
 from paddock.model.names import Revision
 from paddock.settings import Settings
@@ -36,6 +37,8 @@ pytestmark = [pytest.mark.torture, pytest.mark.timeout(1200)]
 TEMPLATE = b"{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
 REFUSAL = b"{% for m in messages if 'colours' in m.content %}{{ raise_exception('no colours') }}{% endfor %}"
 _CONTEXT = 1024
+BEFORE_S = 1.5 * MIN_BLOCKS * BLOCK_S
+"""How long the revision before answers: without so many blocks of time, its speed is not compared."""
 POLL_S = 2.0
 """Often enough, and so seldom that this process uses no more of the processor than before: answers at another load of
 the machine are not compared."""
@@ -132,12 +135,18 @@ def state(url: str) -> object:
     return watch["state"] if isinstance(watch, dict) else None
 
 
-def test_a_sound_promotion_is_kept_and_a_failing_dying_or_slow_one_rolled_back(clients: Clients) -> None:
+@contextmanager
+def served_under_load(clients: Clients) -> Iterator[tuple[ServeProgram, Load]]:
     environment = {"PADDOCK_VOLUME": str(clients.volume.root), "PADDOCK_WATCH_S": "180", "PADDOCK_THREADS": ""}
     arguments = (str(MODEL), "--ctx", str(_CONTEXT), "--parallel", "1")
     with ServeProgram(*arguments, environment=environment) as program, steady_load(program.url) as load:
+        yield program, load
+
+
+def test_a_sound_promotion_is_kept_and_a_failing_or_dying_one_rolled_back(clients: Clients) -> None:
+    with served_under_load(clients) as (program, load):
         url = program.url
-        time.sleep(90)  # the speed before
+        time.sleep(BEFORE_S)
         promote(clients, "b")
         wait_for(serves(url, "b"), limit_s=120)
         wait_for(lambda: state(url) == "kept", limit_s=300, every_s=POLL_S)
@@ -182,15 +191,19 @@ def test_a_sound_promotion_is_kept_and_a_failing_dying_or_slow_one_rolled_back(c
         assert decided_s < 60
         assert last.revision == "b" * 40
 
-        if this_machine().cores < 2:
-            pytest.skip("one core is all that this machine has: no revision can be slower by its threads")
-        time.sleep(90)  # the speed before, of the engine that was loaded again
+
+@pytest.mark.skipif(this_machine().cores < 2, reason="with one core, one thread is no slower: needs two cores")
+def test_a_slow_promotion_is_rolled_back(clients: Clients) -> None:
+    with served_under_load(clients) as (program, load):
+        url = program.url
+        before = str(health(url)["revision"])
+        time.sleep(BEFORE_S)
         promote(clients, "e")
         wait_for(serves(url, "e"), limit_s=120)
         slow = time.monotonic()
-        wait_for(serves(url, "b"), limit_s=400, every_s=POLL_S)
+        wait_for(serves(url, before[0]), limit_s=400, every_s=POLL_S)
         last = clients.volume.history(MODEL)[-1]
-        print(f"slow: back after {time.monotonic() - slow:.1f} s: {last.reason}")
+        print(f"\nslow: back after {time.monotonic() - slow:.1f} s: {last.reason}")
         assert "times the one before" in last.reason
         assert [one for one in load.since(slow) if not one.complete] == []
 
