@@ -126,7 +126,7 @@ def ended_under_load(promoted_model: Clients, *, times: int) -> None:
 def test_requests_still_running_after_the_grace_period_get_a_clean_error() -> None:
     with (
         ServeProgram(REAL_MODEL_ID, "--parallel", "1", environment={"PADDOCK_GRACE_S": "1"}) as program,
-        under_load(program.url, at_once=2, max_tokens=4000) as answers,
+        under_load(program.url, at_once=2, max_tokens=4000, ignore_eos=True) as answers,
     ):
         wait_for(
             lambda: (

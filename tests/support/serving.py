@@ -208,10 +208,17 @@ NOT_LISTENING = ChatResult(0, error={"message": "no server listens"})
 
 
 def ask(
-    client: httpx.Client, *, stream: bool, max_tokens: int = 12, content: str = "Name three colours."
+    client: httpx.Client,
+    *,
+    stream: bool,
+    max_tokens: int = 12,
+    content: str = "Name three colours.",
+    ignore_eos: bool = False,
 ) -> ChatResult:
-    """Send one chat request, and read its response to the end."""
-    body = {"messages": [{"role": "user", "content": content}], "max_tokens": max_tokens, "stream": stream}
+    """Send one chat request, and read its response to the end. With `ignore_eos` the model does not end its answer
+    before `max_tokens`."""
+    message = {"role": "user", "content": content}
+    body = {"messages": [message], "max_tokens": max_tokens, "stream": stream, "ignore_eos": ignore_eos}
     try:
         if stream:
             return _streamed(client, body)
@@ -267,8 +274,10 @@ def ask_many(url: str, number: int, *, at_once: int = 8, max_tokens: int = 8) ->
 
 
 @contextmanager
-def under_load(url: str, *, at_once: int = 4, max_tokens: int = 24) -> Iterator[list[ChatResult]]:
-    """Clients that send requests repeatedly while the block runs. The list has all results after the block.
+def under_load(
+    url: str, *, at_once: int = 4, max_tokens: int = 24, ignore_eos: bool = False
+) -> Iterator[list[ChatResult]]:
+    """Clients that send requests (see `ask`) repeatedly while the block runs. The list has all results after the block.
 
     A client pauses after an error, so that the clients do not take the processor from an engine that restarts.
     """
@@ -279,7 +288,7 @@ def under_load(url: str, *, at_once: int = 4, max_tokens: int = 24) -> Iterator[
         limits = httpx.Limits(max_keepalive_connections=0)
         with httpx.Client(base_url=url, timeout=120, limits=limits, verify=False) as client:
             while not stop.is_set():
-                answers.append(ask(client, stream=number % 2 == 0, max_tokens=max_tokens))
+                answers.append(ask(client, stream=number % 2 == 0, max_tokens=max_tokens, ignore_eos=ignore_eos))
                 stop.wait(0.01 if answers[-1].complete else 0.2)
 
     threads = [threading.Thread(target=keep_asking, args=(number,)) for number in range(at_once)]
