@@ -242,14 +242,19 @@ def test_seventy_billion_weights_on_the_hub_cost_their_header(
     assert sent == found.bytes_read <= header_bytes + MIB
 
 
-def test_the_headers_of_shards_are_requested_at_once(clients: Clients, hub: HubService) -> None:
+@pytest.mark.parametrize("connections", [16, 1])
+def test_the_headers_of_shards_are_requested_at_once_within_the_connections(
+    clients: Clients, hub: HubService, connections: int
+) -> None:
     shards = [shard.to_bytes() for shard in tiny_shards(6)]
     names = [f"tiny-Q8_0-{number + 1:05}-of-{len(shards):05}.gguf" for number in range(len(shards))]
     hub.repository("org/split-GGUF").commit(dict(zip(names, shards, strict=True)))
-    each_s = 1.0
+    each_s = 0.8
     for name, shard in zip(names, shards, strict=True):
         hub.inject("slow", f"org/split-GGUF/{name}", times=None, bytes_per_s=min(len(shard), 64 * 1024) / each_s)
+    clients = replace(clients, settings=replace(clients.settings, connections=connections))
     began = time.monotonic()
     found = preflight(clients, "org/split-GGUF", PlanRequest(256))
-    assert time.monotonic() - began < len(shards) * each_s / 2
+    one_after_the_other = time.monotonic() - began > len(shards) * each_s * 0.8
+    assert one_after_the_other == (connections == 1)
     assert found.file == names[0]

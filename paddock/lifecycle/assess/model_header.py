@@ -24,8 +24,6 @@ from paddock.transfer.ranges import RangeReader
 from paddock.validation.audit import ModelFacts, audit_set
 from paddock.validation.compatibility import EngineRequirements, engine_requirements
 
-_REQUESTS = 8
-
 
 @dataclass(frozen=True, slots=True)
 class ModelHeader:
@@ -72,14 +70,14 @@ class ModelHeader:
 
 def read_model_header(source: ModelSource, model: GgufSet) -> ModelHeader:
     """Read and audit the headers of a model. Raises ModelRejected, and the errors of the Hub and the transfer."""
-    return from_nearest(source.openers, lambda copy: _read_header(source.name, model, copy))
+    return from_nearest(source.openers, lambda copy: _read_header(source, model, copy))
 
 
-def _read_header(name: str, model: GgufSet, open_shards: ShardOpener) -> ModelHeader:
+def _read_header(source: ModelSource, model: GgufSet, open_shards: ShardOpener) -> ModelHeader:
     with phase("header"), open_shards(model) as shards:
-        _request_beginnings([shard for shard in shards if isinstance(shard, RangeReader)])
+        _request_beginnings([shard for shard in shards if isinstance(shard, RangeReader)], source.connections)
         audit = audit_set(shards, names=model.paths, knows_architecture=knows_architecture)
-        require_accepted(name, audit.verdict, audit.findings)
+        require_accepted(source.name, audit.verdict, audit.findings)
         headers = [read_header(shard) for shard in shards]
         is_local = not any(isinstance(shard, RangeReader) for shard in shards)
     if audit.model is None:
@@ -99,10 +97,10 @@ def _read_header(name: str, model: GgufSet, open_shards: ShardOpener) -> ModelHe
     )
 
 
-def _request_beginnings(shards: Sequence[RangeReader]) -> None:
+def _request_beginnings(shards: Sequence[RangeReader], connections: int) -> None:
     """Fetch the first bytes of several files at once: each request takes as long as a server takes to answer it."""
     if len(shards) > 1:
-        with ThreadPoolExecutor(_REQUESTS, thread_name_prefix="paddock-header") as pool:
+        with ThreadPoolExecutor(connections, thread_name_prefix="paddock-header") as pool:
             try:
                 for _ in pool.map(lambda shard: shard.read_at(0, 1), shards):
                     pass

@@ -63,7 +63,7 @@ class ModelSource:
     `survey` tells the models of the main family from everything else. `openers` open a model at each place that may
     have it, the nearest first. The last one is the origin: a copy of ours may be damaged, and that one is not ours.
     `raw_parts` are files that would have to be joined before they are a model. `requested`: the models were requested
-    by name, and no others will do.
+    by name, and no others will do. `connections`: so many requests for headers may run at once.
     """
 
     name: str
@@ -75,6 +75,7 @@ class ModelSource:
     raw_parts: tuple[str, ...] = ()
     requested: bool = False
     max_heads: int = MAX_HEADS
+    connections: int = 1
 
     @property
     def sets(self) -> tuple[GgufSet, ...]:
@@ -196,6 +197,7 @@ def source_from_listing(
         traffic=traffic,
         raw_parts=raw_parts,
         requested=bool(files) or variant is not None,
+        connections=clients.settings.connections,
     )
 
 
