@@ -28,11 +28,12 @@ def main() -> int:
 
 
 def _announce(address: str, ready_file: Path | None) -> None:
-    print(address, flush=True)
+    """Write the file first, so that who reads the line finds it."""
     if ready_file is not None:
         temporary = ready_file.with_name(f"{ready_file.name}.tmp")
         temporary.write_text(f"{address}\n")
         temporary.replace(ready_file)
+    print(address, flush=True)
 
 
 if __name__ == "__main__":
