@@ -51,14 +51,11 @@ app = typer.Typer(
 
 _LOG = logging.getLogger("paddock")
 _ENGINE = "llama-cpp-python"
-_OBJECTS_UNTIL_COLLECTION = 200_000
-"""Python's 700 make it search for garbage some hundred times while modules are imported, which leave none."""
 _INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> NoReturn:
     """Run the command line, and exit with the status of the result."""
-    gc.set_threshold(_OBJECTS_UNTIL_COLLECTION)
     atexit.register(gc.freeze)  # else Python searches all modules for garbage at its exit: an eighth of a short command
     if sys.stdout is None:  # its descriptor is closed, and the next file that is opened would get its number
         sys.exit(report_failure(False, "", "stdout is closed", "open it, or redirect it to /dev/null", 1))

@@ -123,6 +123,21 @@ def ended_under_load(promoted_model: Clients, *, times: int) -> None:
 
 
 @pytest.mark.usefixtures("_use_promoted_model")
+def test_the_memory_of_refused_prompts_is_used_again() -> None:
+    with ServeProgram(REAL_MODEL_ID) as program, httpx.Client(base_url=program.url, timeout=60, verify=False) as client:
+
+        def refused(times: int) -> int:
+            """The memory of the server after prompts of 100 kB that the engine refuses, in bytes."""
+            for _ in range(times):
+                assert ask(client, stream=False, content="word " * 20_000).status == 400
+            return psutil.Process(program.process.pid).memory_info().rss
+
+        before = refused(20)
+        assert refused(120) - before < 15 * 2**20
+        assert program.end() == (0, "")
+
+
+@pytest.mark.usefixtures("_use_promoted_model")
 def test_requests_still_running_after_the_grace_period_get_a_clean_error() -> None:
     with (
         ServeProgram(REAL_MODEL_ID, "--parallel", "1", environment={"PADDOCK_GRACE_S": "1"}) as program,
