@@ -56,7 +56,7 @@ one sentence. All of them can be pickled, since Prefect passes them between proc
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from paddock.plain_text import lines, one_line
 
@@ -96,9 +96,18 @@ class HubUnavailable(TransientError):
 
 
 class TransferInterrupted(TransientError):
-    """`wrong_answers`: the server answered each request, and never with the bytes that were requested."""
+    """`wrong_answers`: the server answered each request, and never with the bytes that were requested.
+    `was_cancelled`: its caller ended it, which is no failure."""
 
     wrong_answers = False
+    was_cancelled = False
+
+    @classmethod
+    def cancelled(cls, message: str, *, cure: str = "") -> Self:
+        """The error of a transfer that its caller ended."""
+        error = cls(message, cure=cure)
+        error.was_cancelled = True
+        return error
 
 
 class OrchestratorUnavailable(TransientError):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from paddock.errors import PaddockError
+from paddock.errors import PaddockError, TransferInterrupted
 from paddock.lifecycle.clients import Clients
 from paddock.model.acquired import Origin
 from paddock.store.volume.counters import Counts, labels_of
@@ -22,11 +22,13 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def counting_failures(clients: Clients) -> Iterator[None]:
-    """Count an error that the block raises, by its class. One that passes through several blocks is counted once."""
+    """Count an error that the block raises, by its class. One that passes through several blocks is counted once,
+    and a transfer that was cancelled is no failure."""
     try:
         yield
     except PaddockError as error:
-        if not error.is_counted:
+        was_cancelled = isinstance(error, TransferInterrupted) and error.was_cancelled
+        if not error.is_counted and not was_cancelled:
             error.is_counted = True
             known = labels_of("failures")
             name = next((one.__name__ for one in type(error).__mro__ if one.__name__ in known), None)

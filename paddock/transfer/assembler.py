@@ -330,7 +330,7 @@ class Assembler:
 
     def _check_cancelled(self, *, cure: str = "start it again: the received bytes are kept") -> None:
         if self._cancel.is_set():
-            raise TransferInterrupted(f"{self._source.label} was cancelled", cure=cure)
+            raise TransferInterrupted.cancelled(f"{self._source.label} was cancelled", cure=cure)
 
     def _tick(
         self,

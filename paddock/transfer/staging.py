@@ -152,7 +152,7 @@ def acquire(
             owned.discard()
             return None
         if cancel.wait(_POLL_S):
-            raise TransferInterrupted(f"{label} was cancelled while another process fetched it")
+            raise TransferInterrupted.cancelled(f"{label} was cancelled while another process fetched it")
         if is_published():
             return None
 

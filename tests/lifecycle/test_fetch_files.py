@@ -62,6 +62,10 @@ def slow_down(hub: HubService, *, each_s: float) -> None:
         hub.inject("slow", f"{NAME}/{name}", times=None, bytes_per_s=SMALL_BYTES / each_s)
 
 
+def failures_of(clients: Clients) -> dict[str, float]:
+    return {name: count for name, count in clients.volume.counters.read()["failures"].items() if count}
+
+
 def test_small_files_are_fetched_beside_the_large_one(clients: Clients, hub: HubService, content: bytes) -> None:
     each_s = 1.5
     slow_down(hub, each_s=each_s)
@@ -125,9 +129,12 @@ def test_an_error_of_the_large_file_ends_the_small_ones(clients: Clients, hub: H
         pull_with(PlainRunner(clients), AcquireRequest(Reference(MODEL)))
     assert time.monotonic() - began < 60
     assert any(path.endswith(SMALL[0]) for path in hub.stats().requests), "they were on their way"
+    assert failures_of(clients) == {"TransferRefused": 1}, "those that it ended are none"
 
 
-def test_an_interrupted_pull_does_not_wait_for_small_files(clients: Clients, hub: HubService, content: bytes) -> None:
+def test_an_interrupted_pull_does_not_wait_for_small_files_nor_count_them(
+    clients: Clients, hub: HubService, content: bytes
+) -> None:
     slow_down(hub, each_s=600)
     with Command("pull", NAME, "--json") as command:
         wait_for(lambda: list(clients.settings.volume.glob(".paddock/blobs/sha256/*/*")))  # only they are missing
@@ -135,3 +142,4 @@ def test_an_interrupted_pull_does_not_wait_for_small_files(clients: Clients, hub
         out, _ = command.communicate(timeout=20)
     assert command.returncode == 130
     assert json.loads(out)["error"] == "interrupted"
+    assert failures_of(clients) == {}

@@ -217,4 +217,4 @@ class _LeaseWait:
     def _pause(self) -> None:
         # Jitter, so that workers that started together do not ask together.
         if self.cancel.wait(_POLL_S * random.uniform(0.5, 1)):  # noqa: S311 (no secret)
-            raise TransferInterrupted(f"{self.file.path} was cancelled while another worker fetched it")
+            raise TransferInterrupted.cancelled(f"{self.file.path} was cancelled while another worker fetched it")
