@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from paddock.errors import TransferInterrupted
 from paddock.model.source import Source
 from paddock.transfer.client import RangeClient
 from paddock.transfer.meter import Meter
@@ -16,14 +17,15 @@ class SpanReader:
     received over the network.
 
     Nothing is verified. Raises the errors of `paddock.transfer.fetch.fetch` for the network and for refusals, and
-    RangesNotSupported where the server sends no ranges.
+    RangesNotSupported where the server sends no ranges. A read that another thread ends with `close` is cancelled.
     """
 
     def __init__(self, source: Source, *, connections: int, stall_s: float, chunk_bytes: int) -> None:
         self._chunk_bytes = chunk_bytes
         self._meter = Meter()
         self._retry_budget = RetryBudget(source.label, self._meter, cure="try again later")
-        self._pause = threading.Event()
+        self._label = source.label
+        self._closed = threading.Event()
         self._client = RangeClient(source, connections=connections, stall_s=stall_s)
 
     @property
@@ -41,8 +43,10 @@ class SpanReader:
                         self._meter.count(count, len(requested))
                         received += requested
             except RetryableResponseError as failure:
-                self._pause.wait(self._retry_budget.spend(failure))
+                if self._closed.is_set() or self._closed.wait(self._retry_budget.spend(failure)):
+                    raise TransferInterrupted.cancelled(f"{self._label} was cancelled") from None
         return bytes(received)
 
     def close(self) -> None:
+        self._closed.set()
         self._client.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from paddock.model.names import ModelName
 from paddock.model.reference import Reference
 from paddock.planning.plan import PlanRequest
 from paddock.transfer.progress import Progress, ProgressListener
+from tests.support.damage import flip
 from tests.support.forked import Command
 from tests.support.segmented_model import segmented_model
 from tests.support.waiting import wait_for
@@ -87,10 +89,11 @@ def test_where_steps_are_retried_files_are_fetched_one_after_the_other(
     assert finished.names == [*SMALL, FILE]
 
 
-def test_with_one_connection_files_are_fetched_one_after_the_other(
-    clients: Clients, hub: HubService, content: bytes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "value"), [("PADDOCK_CONNECTIONS", "1"), ("PADDOCK_LIMIT_RATE", "100000000")])
+def test_with_one_connection_or_a_limit_files_are_fetched_one_after_the_other(
+    clients: Clients, hub: HubService, content: bytes, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    monkeypatch.setenv("PADDOCK_CONNECTIONS", "1")
+    monkeypatch.setenv(name, value)
     finished = Finished()
     pull_with(PlainRunner(connect(), listener=finished), AcquireRequest(Reference(MODEL)))
     assert finished.names == [*SMALL, FILE]
@@ -99,15 +102,16 @@ def test_with_one_connection_files_are_fetched_one_after_the_other(
 def test_an_error_of_a_small_file_ends_the_large_one_whose_bytes_are_kept(
     clients: Clients, hub: HubService, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole_s = 20
+    preflight(clients, NAME, PlanRequest(256))  # keeps the header
+    whole_s, spans = 20, 2  # that the large file is fetched in
+    hub.inject("slow", f"{NAME}/{FILE}", times=None, bytes_per_s=len(content) / whole_s / spans)
     # It is refused after it has stalled once, when bytes of the large one have come.
     hub.inject("stall", f"{NAME}/{SMALL[2]}")
     hub.inject("status", f"{NAME}/{SMALL[2]}", times=None, status=403)
-    slowly = {"PADDOCK_LIMIT_RATE": str(len(content) // whole_s), "PADDOCK_STALL_S": "2"}
     began = time.monotonic()
-    with Command("pull", NAME, "--json", env={**os.environ, **slowly}) as command:
+    with Command("pull", NAME, "--json", env={**os.environ, "PADDOCK_STALL_S": "2"}) as command:
         out, _ = command.communicate(timeout=60)
-    assert time.monotonic() - began < whole_s
+    assert time.monotonic() - began < whole_s / 2
     error = json.loads(out)
     assert error["error"] == "transfer-refused"
     assert SMALL[2] in error["message"]
@@ -117,6 +121,17 @@ def test_an_error_of_a_small_file_ends_the_large_one_whose_bytes_are_kept(
     assert large.origin == "hub"
     assert large.transferred_bytes < len(content) - len(content) // whole_s
     assert (clients.volume.model_path(MODEL) / FILE).read_bytes() == content
+
+
+def test_a_damaged_blob_of_two_files_is_quarantined_once_and_fetched_again(
+    clients: Clients, hub: HubService, content: bytes
+) -> None:
+    pulled = pull_with(PlainRunner(clients), AcquireRequest(Reference(MODEL)))
+    (sha256,) = {one.file.sha256 for one in pulled.acquired if one.file.path in SMALL[2:]}
+    blob = clients.volume.blob_path(sha256)
+    flip(blob, 100)
+    pull_with(PlainRunner(clients), AcquireRequest(Reference(MODEL)))
+    assert hashlib.sha256(blob.read_bytes()).hexdigest() == sha256
 
 
 def test_an_error_of_the_large_file_ends_the_small_ones(clients: Clients, hub: HubService, content: bytes) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.local.hub import HubService
-from paddock.errors import TransferRefused
+from paddock.errors import TransferInterrupted, TransferRefused
 from paddock.transfer.ranges import RangeReader
 from tests.transfer.remote import KIB, MIB, content, on_hub
 
@@ -70,3 +74,21 @@ def test_a_refusal_is_final(hub: HubService) -> None:
 def test_a_negative_offset_is_an_error(hub: HubService) -> None:
     with RangeReader(on_hub(hub, DATA[:10])) as reader, pytest.raises(ValueError, match="is not a range"):
         reader.read_at(-1, 5)
+
+
+@pytest.mark.parametrize(
+    "fault", [{"kind": "stall"}, {"kind": "status", "status": 503, "headers": {"Retry-After": "50"}}]
+)
+def test_a_reader_that_is_closed_ends_a_read_of_another_thread(hub: HubService, fault: dict[str, Any]) -> None:
+    reader = RangeReader(on_hub(hub, DATA), stall_s=50)
+    hub.inject(fault.pop("kind"), FILE, times=None, **fault)
+    hub.reset_stats()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(reader.read_at, 0, 8)
+        hub.wait_until(lambda stats: any("/resolve/" not in path for path in stats.requests))
+        time.sleep(0.3)  # it waits for the body, or for the next try
+        began = time.monotonic()
+        reader.close()
+        with pytest.raises(TransferInterrupted, match="was cancelled"):
+            reading.result(timeout=60)
+    assert time.monotonic() - began < 2

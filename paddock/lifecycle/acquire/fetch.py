@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from paddock.errors import BlobMissing, CorruptFile, PaddockError, TransferInterrupted, TransferRefused
+from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, PaddockError, TransferInterrupted, TransferRefused
 from paddock.lifecycle.acquire.lease_wait import fetch_once
 from paddock.lifecycle.acquire.plan import origin_beyond_volume
 from paddock.lifecycle.acquire.reuse import NOTHING_SEEDED, seed_from_stored
@@ -209,7 +210,8 @@ def _stored_if_sound(context: _FetchContext, digest: Sha256) -> Acquired | None:
         acquired = _stored(context, digest)
     except CorruptFile as error:
         log.warning("%s; it is quarantined, and fetched again", error.message)
-        volume.quarantine(digest)
+        with suppress(NotOnVolume):  # another thread or process has found it too
+            volume.quarantine(digest)
         return None
     except BlobMissing as error:
         log.warning("%s", error)

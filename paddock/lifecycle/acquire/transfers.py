@@ -29,13 +29,16 @@ def fetch_files(
     runner: Runner, files: Sequence[PlannedFile], fetch: FetchFile, listener: ProgressListener
 ) -> tuple[Acquired, ...]:
     """Fetch the files, with the small ones in threads of their own where the runner allows it and a connection is left
-    for them. The listener hears of one file at a time.
+    for them. With a limit of the rate, which is each transfer's, they come one after the other. The listener hears of
+    one file at a time.
 
     Raises the first error of a file; the others end then, and what was received of them is kept.
     """
-    at_once = min(_AT_ONCE, runner.clients.settings.connections - 1)  # one is left for the large files
+    settings = runner.clients.settings
+    at_once = min(_AT_ONCE, settings.connections - 1)  # one is left for the large files
     beside = [file for file in files if file.file.size <= SMALL_BYTES]
-    if not runner.allows_threads or at_once == 0 or len(files) == 1:
+    is_limited = settings.limit_rate_bytes_per_s is not None
+    if not runner.allows_threads or is_limited or at_once == 0 or len(files) == 1:
         beside = []
     lock, cancel = threading.Lock(), threading.Event()
     fetched: dict[str, Acquired] = {}
@@ -61,7 +64,7 @@ def fetch_files(
         running = [pool.submit(copy_context().run, fetch_beside, file) for file in beside]
         try:
             for file in files:
-                if file not in beside:
+                if file not in beside and not cancel.is_set():
                     fetch_one(file)
             with phase("fetch"):
                 wait(running)

@@ -34,12 +34,14 @@ _ATTEMPTS = 3
 class S3Options:
     """Options of the S3 client.
 
-    `connections` is the number of parts that are sent at once, `stall_s` the read timeout of a request in seconds.
+    `connections` is the number of parts that are sent at once, `open_connections` that of connections which are kept
+    for other requests, `stall_s` the read timeout of a request in seconds.
     `path_style` None leaves the addressing style to boto3: the bucket is in the path for an IP address, else in the
     host name. `keys` None leaves them to boto3.
     """
 
     connections: int = 4
+    open_connections: int = 10
     stall_s: float = 30.0
     path_style: bool | None = None
     encryption: Encryption | None = None
@@ -51,6 +53,7 @@ class S3Options:
     @staticmethod
     def of(settings: Settings) -> S3Options:
         return S3Options(
+            open_connections=max(10, settings.connections),
             stall_s=settings.stall_s,
             path_style=settings.s3_path_style,
             encryption=settings.s3_encryption,
@@ -108,7 +111,7 @@ def connect(options: S3Options) -> S3Connection:
         connect_timeout=_CONNECT_S,
         read_timeout=options.stall_s,
         retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-        max_pool_connections=max(10, options.connections),
+        max_pool_connections=max(options.open_connections, options.connections),
         signature_version="s3v4",
         s3={"addressing_style": styles[options.path_style]},
         # Paddock sends a sha256 of its own with each part, and verifies what it fetches.
