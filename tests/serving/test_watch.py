@@ -241,7 +241,7 @@ def test_a_server_that_cannot_roll_back_goes_back_by_itself_until_something_else
 ) -> None:
     guard = server.guard.guard = ScriptedGuard(server, refused="the volume is read-only")
     for streamed in (True, False):
-        assert ask(server.client, stream=streamed, max_tokens=4).complete
+        assert ask(server.client, stream=streamed, max_tokens=4, ignore_eos=True).complete
     server.switch("f")
     wait_for(lambda: guard.before)
     assert guard.before is not None
