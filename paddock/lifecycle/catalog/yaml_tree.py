@@ -21,8 +21,8 @@ _NUMBER_OF_OTHER_READERS: Final = re.compile(
     r"|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?|\.(?:inf|nan))",
     re.IGNORECASE,
 )
-_READ_DIFFERENTLY: Final = re.compile("[\t\x85\u2028\u2029]")
-"""Characters that are an indentation or the end of a line for one of the two parsers alone."""
+_READ_DIFFERENTLY: Final = re.compile("[\t\x85\u2028\u2029\ufeff]")
+"""Characters that are an indentation, the end of a line or no character for one of the two parsers alone."""
 _WORDS: Final = {"yes", "no", "on", "off"}
 
 Kind = Literal["mapping", "list", "scalar"]
