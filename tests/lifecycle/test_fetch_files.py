@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 
@@ -15,14 +16,18 @@ from infra.local.hub import HubService
 from paddock.errors import TransferRefused
 from paddock.lifecycle.acquire.acquire import AcquireRequest
 from paddock.lifecycle.acquire.pull import pull_with
+from paddock.lifecycle.acquire.transfers import SMALL_BYTES as SMALL_FILE_BYTES
+from paddock.lifecycle.acquire.transfers import fetch_files
 from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.steps import PlainRunner
-from paddock.model.acquired import Acquired
-from paddock.model.names import ModelName
+from paddock.model.acquired import Acquired, PlannedFile
+from paddock.model.artifact import RepositoryFile, SnapshotFile
+from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import Reference
+from paddock.model.source import Expected
 from paddock.planning.plan import PlanRequest
-from paddock.transfer.progress import Progress, ProgressListener
+from paddock.transfer.progress import OnProgress, Progress, ProgressListener
 from tests.support.damage import flip
 from tests.support.forked import Command
 from tests.support.segmented_model import segmented_model
@@ -121,6 +126,27 @@ def test_an_error_of_a_small_file_ends_the_large_one_whose_bytes_are_kept(
     assert large.origin == "hub"
     assert large.transferred_bytes < len(content) - len(content) // whole_s
     assert (clients.volume.model_path(MODEL) / FILE).read_bytes() == content
+
+
+def test_after_an_error_of_a_small_file_no_large_one_is_begun(clients: Clients) -> None:
+    """Such as one that the volume has, which is read as a whole and does not look at the event."""
+    small, *large = (
+        PlannedFile(RepositoryFile(f"file-{number}", size, None, None), Expected(size), "volume")
+        for number, size in enumerate((1, *[SMALL_FILE_BYTES + 1] * 3))
+    )
+    begun: list[PlannedFile] = []
+
+    def fetch(planned: PlannedFile, _progress: OnProgress, cancel: threading.Event) -> Acquired:
+        if planned is small:
+            raise TransferRefused("refused", cure="-")
+        begun.append(planned)
+        assert cancel.wait(60)
+        file = SnapshotFile(path=planned.file.path, size=planned.file.size, sha256=Sha256("0" * 64))
+        return Acquired(file, "volume", 0)
+
+    with pytest.raises(TransferRefused):
+        fetch_files(PlainRunner(clients), [*large, small], fetch, Finished())
+    assert len(begun) <= 1
 
 
 def test_a_damaged_blob_of_two_files_is_quarantined_once_and_fetched_again(

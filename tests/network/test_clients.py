@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -273,6 +274,18 @@ def keys(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]
 
 def objects(s3: S3Server, **settings: Any) -> S3Objects:
     return S3Objects(f"s3://{s3.bucket}/network", options=S3Options.of(Settings(**settings)))
+
+
+def test_as_many_look_ups_in_s3_as_the_connections_keep_theirs(
+    s3: S3Server, keys: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """boto3 warns of each connection that it closes since it keeps fewer."""
+    keys(s3.endpoint)
+    connections = 32
+    store = objects(s3, connections=connections)
+    with ThreadPoolExecutor(connections) as pool:
+        assert not any(pool.map(lambda number: store.stat(f"absent-{number}"), range(10 * connections)))
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_s3_goes_through_the_proxy_unless_no_proxy_has_its_endpoint(s3: S3Server, keys: Callable[[str], None]) -> None:

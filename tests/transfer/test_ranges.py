@@ -77,11 +77,13 @@ def test_a_negative_offset_is_an_error(hub: HubService) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [{"kind": "stall"}, {"kind": "status", "status": 503, "headers": {"Retry-After": "50"}}]
+    ("fault", "options"), [("stall", {}), ("status", {"status": 503, "headers": {"Retry-After": "50"}})]
 )
-def test_a_reader_that_is_closed_ends_a_read_of_another_thread(hub: HubService, fault: dict[str, Any]) -> None:
+def test_a_reader_that_is_closed_ends_a_read_of_another_thread(
+    hub: HubService, fault: Any, options: dict[str, Any]
+) -> None:
     reader = RangeReader(on_hub(hub, DATA), stall_s=50)
-    hub.inject(fault.pop("kind"), FILE, times=None, **fault)
+    hub.inject(fault, FILE, times=None, **options)
     hub.reset_stats()
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(reader.read_at, 0, 8)
